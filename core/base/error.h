@@ -18,8 +18,8 @@ enum class ErrorCode : int {
   kComm = 6,        // communication failed or timed out
 };
 
-/// The one exception type. Thrown anywhere, caught in cmd/ only (and where a bad sample is counted and skipped).
-/// The message names the file, key or sample and tells what to fix.
+/// The one exception type. Thrown anywhere, caught in cmd/ only (and where a bad sample is counted
+/// and skipped). The message names the file, key or sample and tells what to fix.
 class Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
@@ -30,7 +30,8 @@ class Error : public std::runtime_error {
   ErrorCode code_;
 };
 
-/// Throws Error(code) with a formatted message: `Fail(ErrorCode::kData, "{}: truncated JPEG", path)`.
+/// Throws Error(code) with a formatted message: `Fail(ErrorCode::kData, "{}: truncated JPEG",
+/// path)`.
 template <typename... Args>
 [[noreturn]] void Fail(ErrorCode code, fmt::format_string<Args...> format, Args&&... args) {
   throw Error(code, fmt::format(format, std::forward<Args>(args)...));

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <vector>
+
+#include "core/runtime/device.h"
+
+namespace omnitrain {
+
+/// What an op runs with: a device, the stream its work goes to, and scratch memory that lives for
+/// the call. One per thread that launches ops; not thread safe.
+class Context {
+ public:
+  Context(Device& device, Stream& stream) : device_(device), stream_(stream) {}
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  Device& device() const { return device_; }
+  Stream& stream() const { return stream_; }
+  bool is_cuda() const { return device_.kind() == DeviceKind::kCuda; }
+
+  /// Scratch of at least `bytes`, 256-byte aligned, for the op that asks, valid until its next
+  /// Scratch() or the end of the op: ops on one stream follow each other, so they share it. Grows
+  /// to the largest ever asked for.
+  void* Scratch(size_t bytes);
+  size_t scratch_bytes() const { return scratch_.bytes(); }
+
+ private:
+  Device& device_;
+  Stream& stream_;
+  Buffer scratch_;
+};
+
+}  // namespace omnitrain

@@ -1,0 +1,100 @@
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <unordered_map>
+
+#include "core/runtime/device.h"
+
+namespace omnitrain {
+namespace {
+
+class CpuStream : public Stream {
+ public:
+  void Synchronize() override {}
+  void* native() const override { return nullptr; }
+};
+
+class CpuEvent : public Event {
+ public:
+  void Record(Stream&) override { time_ = std::chrono::steady_clock::now(); }
+  void WaitOn(Stream&) override {}
+  void Synchronize() override {}
+  double ElapsedMsSince(const Event& earlier) const override {
+    const auto& other = static_cast<const CpuEvent&>(earlier);
+    return std::chrono::duration<double, std::milli>(time_ - other.time_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point time_;
+};
+
+class CpuDevice : public Device {
+ public:
+  explicit CpuDevice(int num_threads) {
+    if (num_threads > 0) omp_set_num_threads(num_threads);
+    num_threads_ = omp_get_max_threads();
+  }
+
+  DeviceKind kind() const override { return DeviceKind::kCpu; }
+  std::string Describe() const override { return fmt::format("cpu, {} threads", num_threads_); }
+  std::unique_ptr<Stream> NewStream() override { return std::make_unique<CpuStream>(); }
+  std::unique_ptr<Event> NewEvent() override { return std::make_unique<CpuEvent>(); }
+
+  void* Allocate(size_t bytes) override {
+    constexpr size_t kAlignment = 256;
+    void* data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+    OT_CHECK(data != nullptr, "host memory: {} bytes asked for, {} held", bytes, allocated_bytes());
+    std::lock_guard<std::mutex> lock(mutex_);
+    sizes_[data] = bytes;
+    allocated_ += bytes;
+    peak_ = std::max(peak_, allocated_);
+    return data;
+  }
+
+  void Free(void* data) override {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      const auto it = sizes_.find(data);
+      if (it != sizes_.end()) {
+        allocated_ -= it->second;
+        sizes_.erase(it);
+      }
+    }
+    std::free(data);
+  }
+
+  size_t allocated_bytes() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return allocated_;
+  }
+  size_t peak_bytes() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return peak_;
+  }
+
+  void Copy(void* destination, const void* source, size_t bytes, Stream&) override {
+    if (bytes) std::memcpy(destination, source, bytes);
+  }
+  void Fill(void* destination, int byte, size_t bytes, Stream&) override {
+    if (bytes) std::memset(destination, byte, bytes);
+  }
+
+ private:
+  int num_threads_ = 1;
+  mutable std::mutex mutex_;
+  std::unordered_map<void*, size_t> sizes_;
+  size_t allocated_ = 0, peak_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> NewCpuDevice(int num_threads) {
+  return std::make_unique<CpuDevice>(num_threads);
+}
+
+}  // namespace omnitrain
