@@ -84,8 +84,6 @@ enum class AlphaMode { kWhite, kDrop };
 struct ImageSpec {
   std::optional<int64_t> min_pixels;  // absent: as the model's preprocessor_config.json says
   std::optional<int64_t> max_pixels;
-  int64_t max_source_pixels = 178956970;  // larger files are refused before they are decoded
-  AlphaMode alpha = AlphaMode::kWhite;
 };
 
 struct DataSpec {
@@ -95,6 +93,8 @@ struct DataSpec {
   PoolScope reorder_group = PoolScope::kNode;
   TooLong too_long = TooLong::kSkip;
   bool shuffle = true;
+  AlphaMode alpha = AlphaMode::kWhite;   // what transparency becomes: white, or the colour under it
+  int64_t max_image_pixels = 178956970;  // larger files are refused before they are decoded
   ImageSpec image;
   int workers = 2;         // threads that decode and tokenize, per rank
   int prefetch_steps = 2;  // steps that are prepared ahead
