@@ -1,0 +1,153 @@
+#include "core/model/param_store.h"
+
+#include "core/base/rng.h"
+
+namespace omnitrain {
+namespace {
+
+// Parameters start on 256-byte borders in f32, so that views of them suit vector loads.
+constexpr int64_t kAlignElements = 64;
+
+int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+const char* ParamGroupName(ParamGroup group) {
+  switch (group) {
+    case ParamGroup::kVision:
+      return "vision";
+    case ParamGroup::kProjector:
+      return "projector";
+    case ParamGroup::kLlm:
+      return "llm";
+  }
+  return "?";
+}
+
+DType MainGradDType(DType compute) { return compute == DType::kF64 ? DType::kF64 : DType::kF32; }
+
+ParamId ParamStore::Add(ParamSpec spec) {
+  OT_CHECK(device_ == nullptr, "{} added after Allocate", spec.name);
+  int64_t covered = 0;
+  for (HfPart& part : spec.hf_parts) {
+    OT_CHECK(part.row_begin == covered, "{}: {} starts at row {}, not {}", spec.name, part.name,
+             part.row_begin, covered);
+    covered += part.num_rows;
+    int64_t elements = 1;
+    for (int64_t d : part.shape) elements *= d;
+    OT_CHECK(elements == part.num_rows * spec.shape.row_elements(), "{}: {} has {} elements",
+             spec.name, part.name, elements);
+  }
+  OT_CHECK(covered == spec.shape[0], "{}: parts cover {} of {} rows", spec.name, covered,
+           spec.shape[0]);
+  specs_.push_back(std::move(spec));
+  return num_params() - 1;
+}
+
+int64_t ParamStore::num_elements() const {
+  int64_t n = 0;
+  for (const ParamSpec& spec : specs_) n += spec.shape.num_elements();
+  return n;
+}
+
+void ParamStore::Allocate(Device& device, const AllocateOptions& options) {
+  OT_CHECK(device_ == nullptr, "allocated twice");
+  device_ = &device;
+  dtype_ = options.dtype;
+  grad_dtype_ = MainGradDType(options.dtype);
+  for (int g = 0; g < 3; ++g) frozen_[g] = options.frozen[g];
+
+  int64_t trained = 0, frozen = 0;
+  flat_begin_.resize(specs_.size());
+  ParamBucket bucket;
+  const auto close_bucket = [&] {
+    if (bucket.params.empty()) return;
+    bucket.size = RoundUp(trained - bucket.begin, kAlignElements * options.num_shards);
+    trained = bucket.begin + bucket.size;
+    buckets_.push_back(bucket);
+    bucket = ParamBucket();
+  };
+  for (ParamId id = 0; id < num_params(); ++id) {
+    const int64_t elements = RoundUp(specs_[id].shape.num_elements(), kAlignElements);
+    int64_t& used = is_frozen(id) ? frozen : trained;
+    if (!is_frozen(id)) {
+      if (bucket.params.empty()) bucket.begin = trained;
+      bucket.params.push_back(id);
+    }
+    flat_begin_[id] = used;
+    used += elements;
+    if (!is_frozen(id) && trained - bucket.begin >= options.bucket_elements) close_bucket();
+  }
+  close_bucket();
+
+  flat_values_ = OwnedTensor(device, dtype_, {trained});
+  frozen_values_ = OwnedTensor(device, dtype_, {frozen});
+  flat_grads_ = OwnedTensor(device, grad_dtype_, {trained});
+  const auto stream = device.NewStream();
+  // The gaps between parameters take part in reductions, norms and updates: they hold zeros for
+  // good.
+  for (const OwnedTensor* t : {&flat_values_, &frozen_values_, &flat_grads_}) {
+    device.Fill((*t)->data, 0, static_cast<size_t>((*t)->num_bytes()), *stream);
+  }
+  stream->Synchronize();
+
+  for (ParamId id = 0; id < num_params(); ++id) {
+    const ParamSpec& spec = specs_[id];
+    const int64_t elements = spec.shape.num_elements();
+    const Tensor& block = is_frozen(id) ? *frozen_values_ : *flat_values_;
+    values_.push_back(block.Rows(flat_begin_[id], elements).View(spec.shape));
+    grads_.push_back(is_frozen(id) ? Tensor()
+                                   : flat_grads_->Rows(flat_begin_[id], elements).View(spec.shape));
+  }
+}
+
+void ParamStore::Initialize(uint64_t seed, double std, Stream& stream) {
+  for (ParamId id = 0; id < num_params(); ++id) {
+    const ParamSpec& spec = specs_[id];
+    const uint64_t name_stream = StreamId(spec.name.c_str());
+    const int64_t n = spec.shape.num_elements();
+    std::vector<float> f32(static_cast<size_t>(n));
+#pragma omp parallel for
+    for (int64_t i = 0; i < n; ++i) {
+      f32[i] = spec.init == ParamInit::kNormal
+                   ? static_cast<float>(std * RandomNormal(seed, name_stream, i))
+                   : (spec.init == ParamInit::kOne ? 1.0f : 0.0f);
+    }
+    const auto write = [&](const auto& host) {
+      device_->Copy(values_[id].data, host.data(), host.size() * sizeof(host[0]), stream);
+      stream.Synchronize();
+    };
+    switch (dtype_) {
+      case DType::kF32:
+        write(f32);
+        break;
+      case DType::kF64:
+        write(std::vector<double>(f32.begin(), f32.end()));
+        break;
+      case DType::kBF16: {
+        std::vector<BFloat16> bf16(f32.size());
+        for (size_t i = 0; i < f32.size(); ++i) bf16[i] = ToBFloat16(f32[i]);
+        write(bf16);
+        break;
+      }
+      default:
+        OT_CHECK(false, "parameters in {}", DTypeName(dtype_));
+    }
+  }
+}
+
+Tensor ParamStore::bucket_values(const ParamBucket& bucket) const {
+  return flat_values_->Rows(bucket.begin, bucket.size);
+}
+
+Tensor ParamStore::bucket_grads(const ParamBucket& bucket) const {
+  return flat_grads_->Rows(bucket.begin, bucket.size);
+}
+
+void ParamStore::ZeroGrads(Stream& stream) {
+  if (flat_grads_->num_bytes() > 0) {
+    device_->Fill(flat_grads_->data, 0, static_cast<size_t>(flat_grads_->num_bytes()), stream);
+  }
+}
+
+}  // namespace omnitrain

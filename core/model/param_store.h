@@ -1,0 +1,98 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/runtime/device.h"
+
+namespace omnitrain {
+
+/// The parts of a model that are frozen, or trained at another rate, together.
+enum class ParamGroup : uint8_t { kVision, kProjector, kLlm };
+const char* ParamGroupName(ParamGroup group);  // "vision", "projector", "llm"
+
+enum class ParamInit : uint8_t { kNormal, kZero, kOne };
+
+/// How rows of a parameter are named in a Hugging Face directory. A fused projection has several
+/// parts.
+struct HfPart {
+  std::string name;
+  int64_t row_begin = 0, num_rows = 0;
+  std::vector<int64_t> shape;  // as stored there: patch_embed.proj.weight has five dims
+};
+
+struct ParamSpec {
+  std::string name;  // ours, global: "llm.layers.3.qkv.weight"
+  Shape shape;       // [D] or [out, in]
+  ParamGroup group = ParamGroup::kLlm;
+  ParamInit init = ParamInit::kNormal;
+  std::vector<HfPart> hf_parts;  // cover the rows exactly once
+};
+
+using ParamId = int;
+
+/// A run of parameters whose values and gradients are contiguous: what ZeRO shards, reduces and
+/// gathers as one.
+struct ParamBucket {
+  int64_t begin = 0, size = 0;  // in elements of the flat values (and gradients); size is a
+                                // multiple of 64 * shards
+  std::vector<ParamId> params;
+};
+
+/// All parameters of a model on one rank: values in the compute dtype and main gradients (f32, or
+/// f64 for f64), each in one flat block, in the order of Add, so that a bucket of either is one
+/// tensor. Frozen parameters have a block of their own and no gradients.
+class ParamStore {
+ public:
+  /// Declares a parameter; before Allocate().  Errors: kInternal when hf_parts do not cover the
+  /// rows.
+  ParamId Add(ParamSpec spec);
+
+  /// Makes the memory; values are undefined and gradients zero afterwards.
+  /// `frozen[group]` says which groups get no gradient; `num_shards` is the number of ranks that a
+  /// bucket is divided over; a bucket ends with the parameter that takes it past `bucket_elements`.
+  struct AllocateOptions {
+    DType dtype = DType::kF32;
+    bool frozen[3] = {false, false, false};
+    int num_shards = 1;
+    int64_t bucket_elements = int64_t{1} << 24;
+  };
+  void Allocate(Device& device, const AllocateOptions& options);
+
+  /// Draws the values of parameters of a fresh model from (seed, name): the same on every layout.
+  /// kNormal is N(0, std^2).  Source: initializer_range of the Hugging Face configurations.
+  void Initialize(uint64_t seed, double std, Stream& stream);
+
+  int num_params() const { return static_cast<int>(specs_.size()); }
+  const ParamSpec& spec(ParamId id) const { return specs_[id]; }
+  bool is_frozen(ParamId id) const { return frozen_[static_cast<int>(specs_[id].group)]; }
+  DType dtype() const { return dtype_; }
+  DType grad_dtype() const { return grad_dtype_; }
+  int64_t num_elements() const;
+
+  const Tensor& value(ParamId id) const { return values_[id]; }
+  /// Absent (no data) for a frozen parameter.
+  const Tensor& grad(ParamId id) const { return grads_[id]; }
+
+  const std::vector<ParamBucket>& buckets() const { return buckets_; }
+  Tensor bucket_values(const ParamBucket& bucket) const;
+  Tensor bucket_grads(const ParamBucket& bucket) const;
+  /// Where a parameter starts in the flat block of trained parameters.
+  int64_t flat_begin(ParamId id) const { return flat_begin_[id]; }
+  void ZeroGrads(Stream& stream);
+
+ private:
+  std::vector<ParamSpec> specs_;
+  std::vector<Tensor> values_, grads_;
+  std::vector<int64_t> flat_begin_;
+  std::vector<ParamBucket> buckets_;
+  bool frozen_[3] = {false, false, false};
+  DType dtype_ = DType::kF32, grad_dtype_ = DType::kF32;
+  Device* device_ = nullptr;
+  OwnedTensor flat_values_, flat_grads_, frozen_values_;
+};
+
+/// The main-gradient dtype that goes with a compute dtype.
+DType MainGradDType(DType compute);
+
+}  // namespace omnitrain

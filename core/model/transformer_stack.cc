@@ -1,0 +1,238 @@
+#include "core/model/transformer_stack.h"
+
+#include <cmath>
+
+#include "kernels/attention/attention.h"
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/rope/rope.h"
+
+namespace omnitrain {
+
+TransformerStack::TransformerStack(ParamStore* params, const StackConfig& config,
+                                   const StackNames& names)
+    : config_(config), params_(params) {
+  const StackConfig& c = config_;
+  const int64_t q_width = c.num_heads * c.head_dim, kv_width = c.num_kv_heads * c.head_dim;
+  for (int i = 0; i < c.num_layers; ++i) {
+    const std::string ours = fmt::format("{}.layers.{}.", c.name, i);
+    const std::string theirs = fmt::format("{}{}.", names.layers, i);
+    const auto norm = [&](NormKind kind, const char* name, const std::string& hf, int64_t width) {
+      return Norm(params, kind, ours + name, c.group, theirs + hf, width, c.norm_eps);
+    };
+    const auto linear = [&](const char* name, int64_t in, std::vector<LinearPart> parts,
+                            bool has_bias) {
+      for (LinearPart& part : parts) part.hf_prefix = theirs + part.hf_prefix;
+      return Linear(params, {ours + name, c.group, in, std::move(parts), has_bias, {}});
+    };
+    Layer layer;
+    layer.norm1 = norm(c.norm, "norm1", names.norm1, c.width);
+    layer.qkv =
+        names.qkv.size() == 1
+            ? linear("qkv", c.width, {{names.qkv[0], q_width + 2 * kv_width}}, c.has_qkv_bias)
+            : linear("qkv", c.width,
+                     {{names.qkv[0], q_width}, {names.qkv[1], kv_width}, {names.qkv[2], kv_width}},
+                     c.has_qkv_bias);
+    if (c.has_qk_norm) {
+      layer.q_norm = norm(NormKind::kRms, "q_norm", names.q_norm, c.head_dim);
+      layer.k_norm = norm(NormKind::kRms, "k_norm", names.k_norm, c.head_dim);
+    }
+    layer.proj = linear("proj", q_width, {{names.proj, c.width}}, c.has_proj_bias);
+    layer.norm2 = norm(c.norm, "norm2", names.norm2, c.width);
+    std::vector<LinearPart> up;
+    for (const std::string& name : names.up) up.push_back({name, c.ffn});
+    OT_CHECK(up.size() == (c.is_gated ? 2u : 1u), "{} projections into the mlp", up.size());
+    layer.up = linear("up", c.width, up, c.has_mlp_bias);
+    layer.down = linear("down", c.ffn, {{names.down, c.width}}, c.has_mlp_bias);
+    layers_.push_back(std::move(layer));
+  }
+}
+
+StackActivations TransformerStack::Carve(Carver& carver, int64_t rows, int begin, int end) const {
+  const StackConfig& c = config_;
+  const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = rows;
+  StackActivations acts;
+  for (int i = begin; i < end; ++i) {
+    const Layer& layer = layers_[i];
+    LayerActivations a;
+    a.x = carver.Take(dtype(), {T, c.width});
+    a.norm1 = layer.norm1.Carve(carver, {T});
+    a.n1 = carver.Take(dtype(), {T, c.width});
+    a.qkv = carver.Take(dtype(), {T, (H + 2 * G) * K});
+    if (c.has_qk_norm) {
+      a.q_norm = layer.q_norm.Carve(carver, {T, H});
+      a.k_norm = layer.k_norm.Carve(carver, {T, G});
+      a.qk = carver.Take(dtype(), {T, (H + G) * K});
+    }
+    a.lse = carver.Take(StatsDType(dtype()), {H, T});
+    a.o = carver.Take(dtype(), {T, H * K});
+    a.x_mid = carver.Take(dtype(), {T, c.width});
+    a.norm2 = layer.norm2.Carve(carver, {T});
+    a.n2 = carver.Take(dtype(), {T, c.width});
+    a.up = carver.Take(dtype(), {T, c.is_gated ? 2 * c.ffn : c.ffn});
+    a.act = carver.Take(dtype(), {T, c.ffn});
+    acts.layers.push_back(a);
+  }
+  acts.out = carver.Take(dtype(), {T, c.width});
+  return acts;
+}
+
+LayerGradients TransformerStack::CarveGradients(Carver& carver, int64_t rows,
+                                                BackwardPart part) const {
+  const StackConfig& c = config_;
+  const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = rows;
+  LayerGradients g;
+  if (part == BackwardPart::kInput) {
+    g.d_out = carver.Take(dtype(), {T, c.width});
+    g.d_mid = carver.Take(dtype(), {T, c.width});
+  }
+  g.d_act = carver.Take(dtype(), {T, c.ffn});
+  if (!c.is_gated) g.d_up = g.d_act;
+  g.d_o = carver.Take(dtype(), {T, H * K});
+  g.d_qkv = carver.Take(dtype(), {T, (H + 2 * G) * K});
+  g.d_norm = carver.Take(dtype(), {T, c.width});
+  return g;
+}
+
+TransformerStack::QkvViews TransformerStack::Views(const LayerActivations& a) const {
+  const int64_t H = config_.num_heads, G = config_.num_kv_heads, K = config_.head_dim;
+  const int64_t T = a.qkv.rows();
+  const Tensor& qk = config_.has_qk_norm ? a.qk : a.qkv;
+  return {qk.Columns(0, H * K).View({T, H, K}), qk.Columns(H * K, G * K).View({T, G, K}),
+          a.qkv.Columns((H + G) * K, G * K).View({T, G, K})};
+}
+
+void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs, const Layer& layer,
+                                    const LayerActivations& a, const Tensor& out) const {
+  const StackConfig& c = config_;
+  const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = a.x.rows();
+
+  layer.norm1.Forward(ctx, a.x, a.n1, a.norm1);
+  layer.qkv.Forward(ctx, a.n1, Write::kOverwrite, a.qkv);
+  const QkvViews views = Views(a);
+  if (c.has_qk_norm) {
+    layer.q_norm.Forward(ctx, a.qkv.Columns(0, H * K).View({T, H, K}), views.q, a.q_norm);
+    layer.k_norm.Forward(ctx, a.qkv.Columns(H * K, G * K).View({T, G, K}), views.k, a.k_norm);
+  }
+  // q and k are neighbours, so they turn as one tensor of H + G heads.
+  const Tensor qk = (c.has_qk_norm ? a.qk : a.qkv).Columns(0, (H + G) * K).View({T, H + G, K});
+  ApplyRope(ctx, inputs.cos, inputs.sin, RopeDirection::kForward, qk);
+  AttentionForward(ctx, views.q, views.k, views.v, inputs.cu_seqlens,
+                   {c.is_causal, 1.0 / std::sqrt(static_cast<double>(K)), inputs.max_seqlen},
+                   a.o.View({T, H, K}), a.lse);
+  Cast(ctx, a.x, a.x_mid);
+  layer.proj.Forward(ctx, a.o, Write::kAccumulate, a.x_mid);
+
+  layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
+  layer.up.Forward(ctx, a.n2, Write::kOverwrite, a.up);
+  if (c.is_gated) {
+    GatedActivationForward(ctx, c.activation, a.up, a.act);
+  } else {
+    ActivationForward(ctx, c.activation, a.up, a.act);
+  }
+  Cast(ctx, a.x_mid, out);
+  layer.down.Forward(ctx, a.act, Write::kAccumulate, out);
+}
+
+void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs,
+                                      const Layer& layer, const LayerActivations& a,
+                                      const LayerGradients& g, BackwardPart part, Tensor d) const {
+  const StackConfig& c = config_;
+  const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = a.x.rows();
+  const bool both = part == BackwardPart::kBoth;
+
+  layer.down.InputGrad(ctx, d, Write::kOverwrite, g.d_act);
+  Tensor d_up = g.d_up;
+  if (c.is_gated) {
+    d_up = a.up;
+    GatedActivationBackward(ctx, c.activation, g.d_act, a.up, d_up);
+  } else {
+    ActivationBackward(ctx, c.activation, g.d_act, a.up, d_up);
+  }
+  if (both) {
+    layer.down.WeightGrad(ctx, a.act, d);
+    layer.up.WeightGrad(ctx, a.n2, d_up);
+  } else {
+    Cast(ctx, d, g.d_out);
+  }
+  layer.up.InputGrad(ctx, d_up, Write::kOverwrite, g.d_norm);
+  layer.norm2.Backward(ctx, g.d_norm, a.x_mid, a.norm2, Write::kAccumulate, d);
+
+  layer.proj.InputGrad(ctx, d, Write::kOverwrite, g.d_o);
+  const QkvViews views = Views(a);
+  const Tensor d_q = g.d_qkv.Columns(0, H * K).View({T, H, K});
+  const Tensor d_k = g.d_qkv.Columns(H * K, G * K).View({T, G, K});
+  const Tensor d_v = g.d_qkv.Columns((H + G) * K, G * K).View({T, G, K});
+  AttentionBackward(ctx, g.d_o.View({T, H, K}), views.q, views.k, views.v, a.o.View({T, H, K}),
+                    a.lse, inputs.cu_seqlens,
+                    {c.is_causal, 1.0 / std::sqrt(static_cast<double>(K)), inputs.max_seqlen}, d_q,
+                    d_k, d_v);
+  ApplyRope(ctx, inputs.cos, inputs.sin, RopeDirection::kBackward,
+            g.d_qkv.Columns(0, (H + G) * K).View({T, H + G, K}));
+  if (c.has_qk_norm) {
+    layer.q_norm.Backward(ctx, d_q, a.qkv.Columns(0, H * K).View({T, H, K}), a.q_norm,
+                          Write::kOverwrite, d_q);
+    layer.k_norm.Backward(ctx, d_k, a.qkv.Columns(H * K, G * K).View({T, G, K}), a.k_norm,
+                          Write::kOverwrite, d_k);
+  }
+  if (both) {
+    layer.proj.WeightGrad(ctx, a.o, d);
+    layer.qkv.WeightGrad(ctx, a.n1, g.d_qkv);
+  } else {
+    Cast(ctx, d, g.d_mid);
+  }
+  layer.qkv.InputGrad(ctx, g.d_qkv, Write::kOverwrite, g.d_norm);
+  layer.norm1.Backward(ctx, g.d_norm, a.x, a.norm1, Write::kAccumulate, d);
+}
+
+void TransformerStack::LayerWeightGrad(Context& ctx, const Layer& layer, const LayerActivations& a,
+                                       const LayerGradients& g) const {
+  layer.down.WeightGrad(ctx, a.act, g.d_out);
+  layer.up.WeightGrad(ctx, a.n2, config_.is_gated ? a.up : g.d_up);
+  layer.proj.WeightGrad(ctx, a.o, g.d_mid);
+  layer.qkv.WeightGrad(ctx, a.n1, g.d_qkv);
+}
+
+void TransformerStack::Forward(Context& ctx, const SequenceInputs& inputs, int begin,
+                               const StackActivations& acts, const StackHooks& hooks) const {
+  const int n = static_cast<int>(acts.layers.size());
+  for (int i = 0; i < n; ++i) {
+    const Tensor& out = i + 1 < n ? acts.layers[i + 1].x : acts.out;
+    LayerForward(ctx, inputs, layers_[begin + i], acts.layers[i], out);
+    if (hooks.after_forward) hooks.after_forward(begin + i, out);
+  }
+}
+
+void TransformerStack::Backward(Context& ctx, const SequenceInputs& inputs, int begin,
+                                const StackActivations& acts,
+                                const std::vector<LayerGradients>& grads, BackwardPart part,
+                                const StackHooks& hooks, Tensor d) const {
+  const int n = static_cast<int>(acts.layers.size());
+  OT_CHECK(static_cast<int>(grads.size()) >= (part == BackwardPart::kBoth ? 1 : n),
+           "{} sets of gradients for {} layers", grads.size(), n);
+  for (int i = n - 1; i >= 0; --i) {
+    const LayerGradients& g = part == BackwardPart::kBoth ? grads[0] : grads[i];
+    if (part == BackwardPart::kWeight) {
+      LayerWeightGrad(ctx, layers_[begin + i], acts.layers[i], g);
+      continue;
+    }
+    if (hooks.before_backward) hooks.before_backward(begin + i, d);
+    LayerInputGrad(ctx, inputs, layers_[begin + i], acts.layers[i], g, part, d);
+  }
+}
+
+double TransformerStack::ForwardFlops(const std::vector<int64_t>& segments, int num_layers) const {
+  const StackConfig& c = config_;
+  const double q = static_cast<double>(c.num_heads * c.head_dim);
+  const double kv = static_cast<double>(c.num_kv_heads * c.head_dim);
+  const double width = static_cast<double>(c.width), ffn = static_cast<double>(c.ffn);
+  const double per_row =
+      2 * (width * (q + 2 * kv) + q * width + (c.is_gated ? 3 : 2) * width * ffn);
+  double flops = 0;
+  for (int64_t length : segments) {
+    const double s = static_cast<double>(length);
+    flops += per_row * s + 4 * s * s * q * (c.is_causal ? 0.5 : 1.0);
+  }
+  return flops * num_layers;
+}
+
+}  // namespace omnitrain

@@ -1,0 +1,141 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/model/layers.h"
+#include "kernels/activation/activation.h"
+
+namespace omnitrain {
+
+/// A pre-norm transformer: x += proj(attention(norm1 x)); x += down(act(up(norm2 x))). One
+/// description for every encoder and the LLM.
+struct StackConfig {
+  std::string name;  // ours: "llm", "vision"
+  ParamGroup group = ParamGroup::kLlm;
+  int num_layers = 0;
+  int64_t width = 0;         // D
+  int64_t num_heads = 0;     // H
+  int64_t num_kv_heads = 0;  // G
+  int64_t head_dim = 0;      // K
+  int64_t ffn = 0;           // F
+  NormKind norm = NormKind::kRms;
+  double norm_eps = 1e-6;
+  bool has_qk_norm = false;  // RMSNorm over K on each q and k head, before the rotation
+  bool has_qkv_bias = false, has_proj_bias = false, has_mlp_bias = false;
+  bool is_gated = false;  // act(gate x) * (up x)
+  Activation activation = Activation::kSilu;
+  bool is_causal = false;
+};
+
+/// Where a Hugging Face directory keeps a layer: LAYERS + index + "." + one of these.
+struct StackNames {
+  std::string layers;  // "model.language_model.layers."
+  std::string norm1, q_norm, k_norm, proj, norm2, down;
+  std::vector<std::string> qkv;  // one fused, or q, k, v
+  std::vector<std::string> up;   // one, or gate, up
+};
+
+/// What the layers need to know of a packed sequence, on the device of the stack.
+struct SequenceInputs {
+  Tensor cos, sin;    // [T, K/2]
+  Tensor cu_seqlens;  // [S + 1] int32
+  int64_t max_seqlen = 0;
+};
+
+/// What one layer's forward leaves for its backward.
+struct LayerActivations {
+  Tensor x;    // [T, D] input; also the output slot of the layer before
+  Tensor n1;   // [T, D] norm1 x
+  Tensor qkv;  // [T, (H + 2G) K]
+  Tensor
+      qk;  // [T, (H + G) K] normed and rotated; absent without q/k norms (qkv is rotated in place)
+  Tensor lse;    // [H, T]
+  Tensor o;      // [T, H K]
+  Tensor x_mid;  // [T, D] after attention
+  Tensor n2;     // [T, D] norm2 x_mid
+  Tensor up;   // [T, F], or [T, 2F] gated; the backward overwrites it with its gradient where gated
+  Tensor act;  // [T, F]
+  NormStats norm1, norm2, q_norm, k_norm;
+};
+
+struct StackActivations {
+  std::vector<LayerActivations> layers;  // of the layers that ran, in order
+  Tensor out;                            // [T, D]
+  Tensor input() const { return layers.empty() ? out : layers.front().x; }
+};
+
+/// The gradients that weight gradients are made from. One set serves all layers when both gradients
+/// are made together; a split backward keeps a set per layer until its weight pass.
+struct LayerGradients {
+  Tensor d_out, d_mid;  // [T, D]: at the outputs of down and proj; kept by a split backward only
+  Tensor d_up;          // [T, F] ungated; absent where gated (`up` holds it)
+  Tensor d_act;         // [T, F]; the same memory as d_up where ungated
+  Tensor d_o;           // [T, H K]
+  Tensor d_qkv;         // [T, (H + 2G) K]
+  Tensor d_norm;        // [T, D]
+};
+
+/// Which gradients a backward pass makes: the whole, or one half of it for zero-bubble schedules.
+enum class BackwardPart { kBoth, kInput, kWeight };
+
+/// Taps and injections. Called with layer indices of the whole stack.
+struct StackHooks {
+  /// After a layer wrote its output x [T, D]: read it (tap) or add to it (injection).
+  std::function<void(int layer, const Tensor& x)> after_forward;
+  /// Before a layer's backward, with dx [T, D] at its output: add a tap's gradient or read an
+  /// injection's.
+  std::function<void(int layer, const Tensor& dx)> before_backward;
+};
+
+class TransformerStack {
+ public:
+  TransformerStack(ParamStore* params, const StackConfig& config, const StackNames& names);
+
+  const StackConfig& config() const { return config_; }
+
+  /// Lays out the activations of layers [begin, end) for `rows` rows.
+  StackActivations Carve(Carver& carver, int64_t rows, int begin, int end) const;
+  /// Lays out gradient temporaries; `part` kInput adds what the later kWeight pass needs.
+  LayerGradients CarveGradients(Carver& carver, int64_t rows, BackwardPart part) const;
+
+  /// Runs layers [begin, begin + acts.layers.size()) on acts.input(), into acts.out.
+  void Forward(Context& ctx, const SequenceInputs& inputs, int begin, const StackActivations& acts,
+               const StackHooks& hooks) const;
+
+  /// Turns d [T, D], the gradient at acts.out, into the gradient at acts.input(), in place; weight
+  /// gradients are added to the store. `grads`: one set (kBoth) or one per layer (kInput, then
+  /// kWeight, which leaves d alone).
+  void Backward(Context& ctx, const SequenceInputs& inputs, int begin, const StackActivations& acts,
+                const std::vector<LayerGradients>& grads, BackwardPart part,
+                const StackHooks& hooks, Tensor d) const;
+
+  /// Floating-point operations of a forward over the given segment lengths (a multiply-add is two);
+  /// the backward costs twice that.  Causal attention counts half the square.
+  double ForwardFlops(const std::vector<int64_t>& segments, int num_layers) const;
+
+ private:
+  struct Layer {
+    Norm norm1, q_norm, k_norm, norm2;
+    Linear qkv, proj, up, down;
+  };
+  struct QkvViews {
+    Tensor q, k, v;  // [T, H, K], [T, G, K], [T, G, K]
+  };
+  QkvViews Views(const LayerActivations& a) const;
+  void LayerForward(Context& ctx, const SequenceInputs& inputs, const Layer& layer,
+                    const LayerActivations& a, const Tensor& out) const;
+  void LayerInputGrad(Context& ctx, const SequenceInputs& inputs, const Layer& layer,
+                      const LayerActivations& a, const LayerGradients& g, BackwardPart part,
+                      Tensor d) const;
+  void LayerWeightGrad(Context& ctx, const Layer& layer, const LayerActivations& a,
+                       const LayerGradients& g) const;
+
+  StackConfig config_;
+  DType dtype() const { return params_->dtype(); }
+  ParamStore* params_;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace omnitrain

@@ -1,0 +1,146 @@
+#include "core/optim/sharded_adamw.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/adamw/adamw.h"
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/reduce/reduce.h"
+
+namespace omnitrain {
+
+ShardedAdamW::ShardedAdamW(Context& ctx, ParamStore& params, Communicator& dp,
+                           const AdamWConfig& config)
+    : params_(params), dp_(dp), config_(config) {
+  const int num_shards = dp.size();
+  const DType state = params.grad_dtype();
+  has_masters_ = params.dtype() != state;
+  int64_t elements = 0;
+  for (const ParamBucket& bucket : params.buckets()) {
+    OT_CHECK(bucket.size % num_shards == 0, "a bucket of {} elements over {} ranks", bucket.size,
+             num_shards);
+    elements += bucket.size / num_shards;
+  }
+  Device& device = ctx.device();
+  if (num_shards > 1) shard_grads_ = OwnedTensor(device, state, {elements});
+  if (has_masters_) masters_ = OwnedTensor(device, state, {elements});
+  m_ = OwnedTensor(device, state, {elements});
+  v_ = OwnedTensor(device, state, {elements});
+  sum_ = OwnedTensor(device, DType::kF64, {1});
+  if (elements > 0) {
+    Zero(ctx, *m_);
+    Zero(ctx, *v_);
+  }
+
+  int64_t used = 0;
+  for (const ParamBucket& bucket : params.buckets()) {
+    const int64_t count = bucket.size / num_shards, offset = count * dp.rank();
+    Shard shard;
+    shard.values = params.bucket_values(bucket).Rows(offset, count);
+    shard.grads = num_shards > 1 ? shard_grads_->Rows(used, count) : params.bucket_grads(bucket);
+    shard.master = has_masters_ ? masters_->Rows(used, count) : shard.values;
+    shard.m = m_->Rows(used, count);
+    shard.v = v_->Rows(used, count);
+    if (has_masters_) Cast(ctx, shard.values, shard.master);
+    used += count;
+
+    const int64_t shard_begin = bucket.begin + offset, shard_end = shard_begin + count;
+    for (ParamId id : bucket.params) {
+      const int64_t param_begin = params.flat_begin(id);
+      const int64_t begin = std::max(param_begin, shard_begin);
+      const int64_t end = std::min(param_begin + params.spec(id).shape.num_elements(), shard_end);
+      if (begin >= end) continue;
+      const auto piece = [&](const Tensor& t) { return t.Rows(begin - shard_begin, end - begin); };
+      owned_.push_back({id, begin - param_begin, end - param_begin, piece(shard.master),
+                        piece(shard.m), piece(shard.v)});
+      owned_grads_.push_back(piece(shard.grads));
+      owned_values_.push_back(piece(shard.values));
+    }
+    shards_.push_back(shard);
+  }
+}
+
+void ShardedAdamW::StartReduce(Context& ctx, int bucket) {
+  if (dp_.size() == 1) return;
+  pending_.push_back(dp_.ReduceScatter(params_.bucket_grads(params_.buckets()[bucket]),
+                                       shards_[bucket].grads, ReduceOp::kSum, ctx.stream()));
+}
+
+void ShardedAdamW::FinishReduce(Context& ctx) {
+  for (CommHandle& handle : pending_) handle.Wait(ctx.stream());
+  pending_.clear();
+}
+
+double ShardedAdamW::GradNorm(Context& ctx, double grad_scale) {
+  Zero(ctx, *sum_);
+  // Per parameter, not per shard: the gaps between parameters hold zeros, but a parameter's own
+  // elements alone define it.
+  for (const Tensor& grads : owned_grads_) SumOfSquares(ctx, grads, *sum_);
+  double sum = 0;
+  ctx.device().Copy(&sum, sum_->data, sizeof sum, ctx.stream());
+  ctx.stream().Synchronize();
+  return std::sqrt(dp_.AllReduceScalar(sum, ReduceOp::kSum)) * grad_scale;
+}
+
+void ShardedAdamW::Update(Context& ctx, int64_t step, double lr, double grad_scale,
+                          double grad_norm) {
+  // The factor and its guard are those of torch.nn.utils.clip_grad_norm_.
+  const double factor = config_.clip > 0 ? std::min(1.0, config_.clip / (grad_norm + 1e-6)) : 1.0;
+  for (size_t i = 0; i < owned_.size(); ++i) {
+    const OwnedRange& range = owned_[i];
+    const ParamSpec& spec = params_.spec(range.param);
+    AdamWParams p;
+    p.lr = lr * config_.lr_scale[static_cast<size_t>(spec.group)];
+    p.beta1 = config_.beta1;
+    p.beta2 = config_.beta2;
+    p.eps = config_.eps;
+    p.weight_decay = spec.shape.rank() >= 2 ? config_.weight_decay : 0.0;
+    p.step = step;
+    p.grad_scale = grad_scale * factor;
+    AdamWStep(ctx, p, owned_grads_[i], range.master, range.m, range.v, owned_values_[i]);
+  }
+  if (dp_.size() == 1) return;
+  for (size_t b = 0; b < shards_.size(); ++b) {
+    pending_.push_back(dp_.AllGather(shards_[b].values, params_.bucket_values(params_.buckets()[b]),
+                                     ctx.stream()));
+  }
+}
+
+void ShardedAdamW::FinishGather(Context& ctx) {
+  for (CommHandle& handle : pending_) handle.Wait(ctx.stream());
+  pending_.clear();
+}
+
+void ShardedAdamW::PublishMasters(Context& ctx) {
+  for (const Shard& shard : shards_) {
+    if (has_masters_) Cast(ctx, shard.master, shard.values);
+  }
+  if (dp_.size() == 1) return;
+  for (size_t b = 0; b < shards_.size(); ++b) {
+    dp_.AllGather(shards_[b].values, params_.bucket_values(params_.buckets()[b]), ctx.stream())
+        .Wait(ctx.stream());
+  }
+}
+
+int64_t ShardedAdamW::state_bytes() const {
+  return m_->num_bytes() + v_->num_bytes() + masters_->num_bytes() + shard_grads_->num_bytes();
+}
+
+std::string ShardedAdamW::FindNonFiniteGrad(Context& ctx) const {
+  for (size_t i = 0; i < owned_.size(); ++i) {
+    const Tensor& g = owned_grads_[i];
+    std::vector<char> host(static_cast<size_t>(g.num_bytes()));
+    ctx.device().Copy(host.data(), g.data, host.size(), ctx.stream());
+    ctx.stream().Synchronize();
+    bool finite = true;
+    DispatchReal(g.dtype, [&](auto real) {
+      using Real = decltype(real);
+      const Real* x = reinterpret_cast<const Real*>(host.data());
+      for (int64_t k = 0; k < g.num_elements() && finite; ++k) finite = std::isfinite(x[k]);
+    });
+    if (!finite) return params_.spec(owned_[i].param).name;
+  }
+  return "";
+}
+
+}  // namespace omnitrain

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "core/model/param_store.h"
+#include "core/runtime/context.h"
+#include "parallel/comm/communicator.h"
+
+namespace omnitrain {
+
+struct AdamWConfig {
+  double beta1 = 0.9, beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0;                  // of parameters with two or more dims
+  double clip = 1.0;                        // largest global gradient norm; 0: no clipping
+  std::array<double, 3> lr_scale{1, 1, 1};  // per ParamGroup
+};
+
+/// A piece of a parameter whose optimizer state lives on this rank: elements [begin, end) of it,
+/// flat.
+struct OwnedRange {
+  ParamId param = -1;
+  int64_t begin = 0, end = 0;
+  Tensor master, m, v;  // [end - begin]
+};
+
+/// AdamW with its state divided over the data-parallel ranks (ZeRO stage 1).
+/// Each bucket of the ParamStore is cut into as many equal shards as there are ranks; a rank
+/// reduces, updates and hands out its own. Master weights are the values themselves where the
+/// compute dtype is f32 or f64. Collective: all ranks of `dp` make the same calls. Source:
+/// Rajbhandari et al. 2020 (ZeRO), section 5.1; Loshchilov & Hutter 2019.
+class ShardedAdamW {
+ public:
+  /// Values must be filled already: master weights start from them.
+  ShardedAdamW(Context& ctx, ParamStore& params, Communicator& dp, const AdamWConfig& config);
+
+  /// Starts summing the gradients of a bucket over the ranks; the shard of this rank is complete
+  /// after FinishReduce.
+  void StartReduce(Context& ctx, int bucket);
+  void FinishReduce(Context& ctx);
+
+  /// The global L2 norm of the reduced gradients times `grad_scale` (1 / loss tokens), every
+  /// parameter counted once. Waits for the device: the one host value of a step.
+  double GradNorm(Context& ctx, double grad_scale);
+
+  /// Clips, updates the owned shards and starts gathering the new values. `step` counts from 1.
+  void Update(Context& ctx, int64_t step, double lr, double grad_scale, double grad_norm);
+  /// After this, values hold the new parameters on every rank.
+  void FinishGather(Context& ctx);
+
+  const std::vector<OwnedRange>& owned() const { return owned_; }
+  /// Master weights were written from outside (a checkpoint): brings the values of all ranks up to
+  /// date.
+  void PublishMasters(Context& ctx);
+  int64_t state_bytes() const;
+
+  /// The first parameter of this rank's shards with a gradient that is not finite, or "" (host
+  /// side, slow).
+  std::string FindNonFiniteGrad(Context& ctx) const;
+
+ private:
+  struct Shard {
+    Tensor values;  // this rank's slice of the bucket's values
+    Tensor grads;   // its reduced gradients
+    Tensor master, m, v;
+  };
+
+  ParamStore& params_;
+  Communicator& dp_;
+  AdamWConfig config_;
+  bool has_masters_ = false;  // apart from the values
+  OwnedTensor shard_grads_, masters_, m_, v_, sum_;
+  std::vector<Shard> shards_;  // per bucket
+  std::vector<OwnedRange> owned_;
+  std::vector<Tensor> owned_grads_, owned_values_;
+  std::vector<CommHandle> pending_;
+};
+
+}  // namespace omnitrain

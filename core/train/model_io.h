@@ -1,0 +1,28 @@
+#pragma once
+
+#include <string>
+
+#include "core/checkpoint/hf_directory.h"
+#include "core/model/multimodal_model.h"
+#include "core/runtime/context.h"
+
+namespace omnitrain {
+
+/// Fills all parameters from a Hugging Face directory, in the compute dtype. Names of transformers
+/// (`model.visual...`) and of older hub files (`visual...`, `model.layers...`) are both found. With
+/// tied embeddings an lm_head.weight must be absent or equal to them. Tensors that the model does
+/// not use are named in the log. Errors: kCheckpoint naming the tensor that is missing or has
+/// another shape.
+void LoadWeights(Context& ctx, const HfDirectory& directory, MultimodalModel& model);
+
+/// Writes the values of all parameters as a Hugging Face directory, in `dtype`. Side files come
+/// from `side_files_from` (unchanged), or config.json is made from the model's configuration where
+/// that is empty. Whole values must be on this rank, as they are between steps.
+void SaveModel(Context& ctx, const MultimodalModel& model, const std::string& target, DType dtype,
+               const std::string& side_files_from);
+
+/// The name under which a directory holds a parameter that transformers calls `name`, or "" if it
+/// holds none.
+std::string FindHfName(const HfDirectory& directory, const std::string& name);
+
+}  // namespace omnitrain
