@@ -189,6 +189,9 @@ struct JobSpec {
 /// 'optim.learning_rate'; did you mean 'optim.lr'?`.
 JobSpec LoadJobSpec(const std::vector<std::string>& files, const std::vector<std::string>& sets);
 
+/// LoadJobSpec without the last check: a spec that need not be a whole job.
+JobSpec ParseJobSpec(const std::vector<std::string>& files, const std::vector<std::string>& sets);
+
 /// Refuses contradictions between keys, judged without looking at files, ranks or devices.
 /// Errors: kSpec, one problem a line, each starting with the key's path.
 void Validate(const JobSpec& spec);
