@@ -26,7 +26,8 @@ bool StartsWith(std::string_view bytes, std::string_view magic) {
 ImageFormat DetectFormat(std::string_view bytes, std::string_view name) {
   if (StartsWith(bytes, "\xff\xd8\xff")) return ImageFormat::kJpeg;
   if (StartsWith(bytes, "\x89PNG\r\n\x1a\n")) return ImageFormat::kPng;
-  if (StartsWith(bytes, "RIFF") && bytes.substr(8, 4) == "WEBP") return ImageFormat::kWebp;
+  if (bytes.size() >= 12 && StartsWith(bytes, "RIFF") && bytes.substr(8, 4) == "WEBP")
+    return ImageFormat::kWebp;
   std::string start;
   for (size_t i = 0; i < bytes.size() && i < 8; ++i) {
     start += fmt::format(" {:02x}", ByteAt(bytes, i));

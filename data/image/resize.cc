@@ -43,30 +43,32 @@ Taps MakeTaps(int in_size, int out_size) {
   const double scale = static_cast<double>(in_size) / out_size;
   const double filter_scale = std::max(scale, 1.0);
   const double support = kBicubicSupport * filter_scale;
-  const int max_count = static_cast<int>(std::ceil(support)) * 2 + 1;
 
   Taps taps;
-  taps.max_count = (max_count + kGroup - 1) / kGroup * kGroup;
   taps.first.resize(out_size);
   taps.count.resize(out_size);
-  taps.weights.resize(static_cast<size_t>(out_size) * taps.max_count);
-  std::vector<double> exact(max_count);
   for (int i = 0; i < out_size; ++i) {
     const double center = (i + 0.5) * scale;
-    const int first = std::max(0, static_cast<int>(center - support + 0.5));
-    const int last = std::min(in_size, static_cast<int>(center + support + 0.5));
+    taps.first[i] = std::max(0, static_cast<int>(center - support + 0.5));
+    taps.count[i] = std::min(in_size, static_cast<int>(center + support + 0.5)) - taps.first[i];
+    taps.max_count = std::max(taps.max_count, taps.count[i]);
+  }
+  taps.max_count = (taps.max_count + kGroup - 1) / kGroup * kGroup;
+
+  taps.weights.resize(static_cast<size_t>(out_size) * taps.max_count);
+  std::vector<double> exact(taps.max_count);
+  for (int i = 0; i < out_size; ++i) {
+    const double center = (i + 0.5) * scale;
     double sum = 0.0;
-    for (int k = 0; k < last - first; ++k) {
-      exact[k] = Bicubic((k + first - center + 0.5) * (1.0 / filter_scale));
+    for (int k = 0; k < taps.count[i]; ++k) {
+      exact[k] = Bicubic((k + taps.first[i] - center + 0.5) * (1.0 / filter_scale));
       sum += exact[k];
     }
     int32_t* weights = &taps.weights[static_cast<size_t>(i) * taps.max_count];
-    for (int k = 0; k < last - first; ++k) {
+    for (int k = 0; k < taps.count[i]; ++k) {
       const double weight = sum != 0.0 ? exact[k] / sum : exact[k];
       weights[k] = static_cast<int32_t>((weight < 0 ? -0.5 : 0.5) + weight * (1 << kPrecisionBits));
     }
-    taps.first[i] = first;
-    taps.count[i] = last - first;
   }
   return taps;
 }
