@@ -1,0 +1,15 @@
+#pragma once
+
+#include "kernels/activation/activation.h"
+
+namespace omnitrain::cpu {
+
+// The public functions behind their checks.
+
+void ActivationForward(Activation act, const Tensor& x, Tensor y);
+void ActivationBackward(Activation act, const Tensor& dy, const Tensor& x, Tensor dx);
+void GatedActivationForward(Activation act, const Tensor& gate_up, Tensor y);
+void GatedActivationBackward(Activation act, const Tensor& dy, const Tensor& gate_up,
+                             Tensor d_gate_up);
+
+}  // namespace omnitrain::cpu

@@ -1,0 +1,40 @@
+#include "kernels/elementwise/elementwise.h"
+
+#include "kernels/common/operands.h"
+#include "kernels/elementwise/elementwise_impl.h"
+
+namespace omnitrain {
+
+void Cast(Context& ctx, const Tensor& src, Tensor dst) {
+  CheckOperand(ctx, "cast", "src", src, src.dtype, dst.shape);
+  CheckOperand(ctx, "cast", "dst", dst, dst.dtype, dst.shape);
+  if (dst.data == src.data) {
+    OT_CHECK(dst.dtype == src.dtype && dst.row_stride == src.row_stride,
+             "cast: {} (rows {} apart) onto itself as {} (rows {} apart)", Describe(src),
+             src.row_stride, Describe(dst), dst.row_stride);
+    return;
+  }
+  RequireCpu(ctx, "cast");
+  cpu::Cast(src, dst);
+}
+
+void AddInto(Context& ctx, const Tensor& x, Tensor y) {
+  CheckOperand(ctx, "add_into", "x", x, y.dtype, y.shape);
+  CheckOperand(ctx, "add_into", "y", y, y.dtype, y.shape);
+  RequireCpu(ctx, "add_into");
+  cpu::AddInto(x, y);
+}
+
+void Zero(Context& ctx, Tensor y) {
+  CheckOperand(ctx, "zero", "y", y, y.dtype, y.shape);
+  RequireCpu(ctx, "zero");
+  cpu::Zero(y);
+}
+
+void Scale(Context& ctx, double factor, Tensor y) {
+  CheckDenseOperand(ctx, "scale", "y", y, y.dtype, y.shape);
+  RequireCpu(ctx, "scale");
+  cpu::Scale(factor, y);
+}
+
+}  // namespace omnitrain

@@ -1,0 +1,13 @@
+#pragma once
+
+#include "kernels/rms_norm/rms_norm.h"
+
+namespace omnitrain::cpu {
+
+// The public functions behind their checks. x, y, dx, dy hold `rstd.num_elements()` rows of w.
+
+void RmsNormForward(const Tensor& x, const Tensor& w, double eps, Tensor y, Tensor rstd);
+void RmsNormBackward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& w,
+                     const Tensor& rstd, Write write, Tensor dx, Tensor dw);
+
+}  // namespace omnitrain::cpu

@@ -1,0 +1,20 @@
+#include "kernels/rope/rope.h"
+
+#include "kernels/common/operands.h"
+#include "kernels/rope/rope_impl.h"
+
+namespace omnitrain {
+
+void ApplyRope(Context& ctx, const Tensor& cos, const Tensor& sin, RopeDirection direction,
+               Tensor x) {
+  OT_CHECK(x.shape.rank() == 3 && x.shape[2] % 2 == 0, "rope: x is {}, expected [T, H, even K]",
+           Describe(x));
+  const Shape table = {x.shape[0], x.shape[2] / 2};
+  CheckOperand(ctx, "rope", "x", x, x.dtype, x.shape);
+  CheckOperand(ctx, "rope", "cos", cos, x.dtype, table);
+  CheckOperand(ctx, "rope", "sin", sin, x.dtype, table);
+  RequireCpu(ctx, "rope");
+  cpu::ApplyRope(cos, sin, direction, x);
+}
+
+}  // namespace omnitrain
