@@ -22,8 +22,7 @@ struct ImageHeader {
 struct DecodeOptions {
   /// What becomes of transparency: RGBA, grey with alpha, palettes and colour keys (tRNS) alike.
   enum class AlphaMode {
-    kWhite,  // composited onto white: out = round((a*c + (255-a)*255) / 255), as qwen-vl-utils and
-             // transformers
+    kWhite,  // composited onto white: round((a*c + (255-a)*255) / 255), as transformers 5 does
     kDrop,   // the colour under the alpha, as PIL's convert("RGB")
   };
   AlphaMode alpha = AlphaMode::kWhite;
@@ -34,9 +33,10 @@ struct DecodeOptions {
 };
 
 /// Reads format and size. The leading bytes of a file do, as long as they reach the size: 24 of a
-/// PNG, 30 of a WebP, up to and including the frame header of a JPEG (past its metadata). `name` is
-/// what errors call the image. Errors: kData for an unknown format, a truncated or damaged header,
-/// a side of 0. Cost: no allocation.
+/// PNG, 30 of a WebP, up to and including the frame header of a JPEG (past its metadata).
+/// `name` is what errors call the image.
+/// Errors: kData for an unknown format, a truncated or damaged header, a side of 0.
+/// Cost: no allocation.
 ImageHeader ReadImageHeader(std::string_view bytes, std::string_view name);
 
 /// Decodes JPEG (grey, YCbCr, RGB, CMYK, YCCK; baseline, progressive, arithmetic), PNG (every
@@ -44,12 +44,13 @@ ImageHeader ReadImageHeader(std::string_view bytes, std::string_view name);
 /// RGB, equal to what PIL's convert("RGB") gives after the alpha rule above: accurate integer DCT,
 /// smooth chroma upsampling, 16-bit samples cut to their high byte, colour profiles and gamma
 /// ignored. One exception is deliberate: PIL clips 16-bit grey at 255 (a nearly white picture),
-/// here its high byte counts as for every other 16-bit image. EXIF orientation is NOT applied:
-/// PIL's Image.open, transformers and qwen-vl-utils do not rotate either, and models were trained
-/// on what these gave them; ImageHeader has the same stored sizes. Errors: kData, with `name` and
-/// the reason, for whatever ReadImageHeader refuses, more than max_pixels, and any truncated or
-/// corrupt file (a missing end marker included); nothing is printed. Thread safety: reentrant, no
-/// shared state.
+/// here its high byte counts as for every other 16-bit image.
+/// EXIF orientation is NOT applied: PIL's Image.open, transformers and qwen-vl-utils do not rotate
+/// either, and models were trained on what these gave them; ImageHeader has the same stored sizes.
+/// Errors: kData, with `name` and the reason, for whatever ReadImageHeader refuses, more than
+/// max_pixels, and any truncated or corrupt file (a missing end marker included); nothing is
+/// printed.
+/// Thread safety: reentrant, no shared state.
 Image DecodeImage(std::string_view bytes, const DecodeOptions& options, std::string_view name);
 
 }  // namespace omnitrain

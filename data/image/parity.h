@@ -23,12 +23,11 @@ struct ImageCaseResult {
   std::string name;
   PatchGrid grid;  // ours
   PatchGrid expected_grid;
-  int64_t num_values = 0;  // compared; 0 when the sizes differ
-  int64_t num_equal = 0;   // the same level of 255, before normalisation
-  int64_t num_within = 0;  // at most one level apart
-  double max_abs_level =
-      0;            // largest difference, in levels: 0 means bitwise equal; infinite if NaN
-  bool ok = false;  // grids equal, and at least 99.9 % of the values within one level
+  int64_t num_values = 0;    // compared; 0 when the sizes differ
+  int64_t num_equal = 0;     // the same level of 255, before normalisation
+  int64_t num_within = 0;    // at most one level apart
+  double max_abs_level = 0;  // largest difference; 0: bitwise equal; infinite if one is NaN
+  bool ok = false;           // grids equal, and at least 99.9 % of the values within one level
 };
 
 struct PreprocessReport {
