@@ -1,0 +1,22 @@
+#pragma once
+
+#include "kernels/attention/attention.h"
+
+namespace omnitrain::cpu {
+
+// The ops of attention.h on operands that were checked, for T = float and double. Any block of
+// queries gives the same bits as any other: the order of sums over keys is fixed by kKeyTile, over
+// queries by their order, so neither the number of threads nor their timing shows.
+
+template <typename T>
+void AttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                      const Tensor& cu_seqlens, const AttentionParams& params, Tensor o,
+                      Tensor lse);
+
+template <typename T>
+void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
+                       const Tensor& v, const Tensor& o, const Tensor& lse,
+                       const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
+                       Tensor dk, Tensor dv);
+
+}  // namespace omnitrain::cpu

@@ -1,0 +1,146 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/runtime/carver.h"
+#include "kernels/common/parallel.h"
+#include "kernels/common/simd_math.h"
+#include "kernels/cross_entropy/cross_entropy_impl.h"
+#include "kernels/gemm/gemm.h"
+
+namespace omnitrain::cpu {
+namespace {
+
+/// Logits in memory at once, unless kMinChunkRows rows are more: small enough to leave memory to
+/// the model, and enough rows that reading w and dw once a chunk is hidden by the products.
+constexpr int64_t kChunkBytes = int64_t{32} << 20;
+constexpr int64_t kMinChunkRows = 64;
+
+std::vector<int64_t> LabelledRows(const Tensor& labels, int64_t vocabulary) {
+  const int32_t* label = labels.ptr<int32_t>();
+  std::vector<int64_t> rows;
+  for (int64_t r = 0; r < labels.shape[0]; ++r) {
+    if (label[r] < 0) continue;
+    OT_CHECK(label[r] < vocabulary, "LinearCrossEntropy: row {} has label {}, vocabulary is {}", r,
+             label[r], vocabulary);
+    rows.push_back(r);
+  }
+  return rows;
+}
+
+template <typename T>
+void ZeroUnlabelledRows(const int32_t* labels, Tensor dh) {
+  const int64_t width = dh.shape[1];
+  T* data = dh.ptr<T>();
+  ParallelFor(dh.shape[0], width, [&](int64_t r) {
+    if (labels[r] < 0) std::fill_n(data + r * dh.row_stride, width, T(0));
+  });
+}
+
+/// sum_i exp(x[i] - max), written over x where asked for. Blocks add up in f64: f32 alone would
+/// lose digits over a large vocabulary.
+template <typename T, bool kStore>
+double ExpSum(int64_t n, T max, T* x) {
+  constexpr int64_t kBlock = 1024;
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t end = std::min(begin + kBlock, n);
+    T sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = begin; i < end; ++i) {
+      const T e = ExpSoftmax(x[i] - max);
+      if (kStore) x[i] = e;
+      sum += e;
+    }
+    total += static_cast<double>(sum);
+  }
+  return total;
+}
+
+/// Returns logsumexp(x) - x[label]; with kGradient, x becomes weight * (softmax(x) -
+/// onehot(label)).
+template <typename T, bool kGradient>
+double RowLoss(int64_t n, int64_t label, T weight, T* x) {
+  T max = -std::numeric_limits<T>::infinity();
+#pragma omp simd reduction(max : max)
+  for (int64_t i = 0; i < n; ++i) max = x[i] > max ? x[i] : max;
+  const double target = static_cast<double>(x[label]) - static_cast<double>(max);
+  const double sum = ExpSum<T, kGradient>(n, max, x);
+  if (kGradient) {
+    const T factor = static_cast<T>(static_cast<double>(weight) / sum);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) x[i] *= factor;
+    x[label] -= weight;
+  }
+  return std::log(sum) - target;
+}
+
+}  // namespace
+
+template <typename T>
+void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Tensor& labels,
+                        const Tensor& weights, Tensor loss_sum, Tensor dh, Tensor dw) {
+  const int64_t width = h.shape[1], vocabulary = w.shape[0];
+  const std::vector<int64_t> rows = LabelledRows(labels, vocabulary);
+  const int64_t num_rows = static_cast<int64_t>(rows.size());
+  const int32_t* label = labels.ptr<int32_t>();
+  const float* weight = weights ? weights.ptr<float>() : nullptr;
+  if (dh) ZeroUnlabelledRows<T>(label, dh);
+  if (num_rows == 0) return;
+
+  const int64_t row_bytes = vocabulary * static_cast<int64_t>(sizeof(T));
+  const int64_t chunk = std::min(num_rows, std::max(kMinChunkRows, kChunkBytes / row_bytes));
+  // The products take no scratch of their own on the CPU.
+  Carver count;
+  const auto carve = [&](Carver& carver, Tensor* h_rows, Tensor* dh_rows, Tensor* logits) {
+    *h_rows = carver.Take(h.dtype, {chunk, width});
+    if (dh) *dh_rows = carver.Take(h.dtype, {chunk, width});
+    *logits = carver.Take(h.dtype, {chunk, vocabulary});
+  };
+  Tensor h_rows, dh_rows, logits;
+  carve(count, &h_rows, &dh_rows, &logits);
+  Carver carver(ctx.Scratch(count.used()), count.used(), DeviceKind::kCpu);
+  carve(carver, &h_rows, &dh_rows, &logits);
+
+  std::vector<double> losses(rows.size());
+  for (int64_t begin = 0; begin < num_rows; begin += chunk) {
+    const int64_t n = std::min(chunk, num_rows - begin);
+    const int64_t* row = rows.data() + begin;
+    const Tensor x = h_rows.Rows(0, n), z = logits.Rows(0, n);
+    T *x_data = x.ptr<T>(), *z_data = z.ptr<T>();
+    const T* h_data = h.ptr<T>();
+    ParallelFor(n, width, [&](int64_t i) {
+      std::copy_n(h_data + row[i] * h.row_stride, width, x_data + i * width);
+    });
+    LinearForward(ctx, x, w, Tensor(), Write::kOverwrite, z);
+    const bool has_gradient = dh || dw;
+    ParallelFor(n, vocabulary, [&](int64_t i) {
+      const T row_weight = weight ? static_cast<T>(weight[row[i]]) : T(1);
+      const auto row_loss = has_gradient ? RowLoss<T, true> : RowLoss<T, false>;
+      losses[static_cast<size_t>(begin + i)] =
+          static_cast<double>(row_weight) *
+          row_loss(vocabulary, label[row[i]], row_weight, z_data + i * vocabulary);
+    });
+    if (dw) LinearWeightGrad(ctx, x, z, dw, Tensor());
+    if (dh) {
+      const Tensor dx = dh_rows.Rows(0, n);
+      LinearInputGrad(ctx, z, w, Write::kOverwrite, dx);
+      const T* dx_data = dx.ptr<T>();
+      T* dh_data = dh.ptr<T>();
+      ParallelFor(n, width, [&](int64_t i) {
+        std::copy_n(dx_data + i * width, width, dh_data + row[i] * dh.row_stride);
+      });
+    }
+  }
+  double total = 0;
+  for (const double loss : losses) total += loss;
+  *loss_sum.ptr<double>() += total;
+}
+
+template void LinearCrossEntropy<float>(Context&, const Tensor&, const Tensor&, const Tensor&,
+                                        const Tensor&, Tensor, Tensor, Tensor);
+template void LinearCrossEntropy<double>(Context&, const Tensor&, const Tensor&, const Tensor&,
+                                         const Tensor&, Tensor, Tensor, Tensor);
+
+}  // namespace omnitrain::cpu

@@ -1,0 +1,12 @@
+#pragma once
+
+#include "kernels/cross_entropy/cross_entropy.h"
+
+namespace omnitrain::cpu {
+
+/// LinearCrossEntropy on operands that were checked, for T = float and double.
+template <typename T>
+void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Tensor& labels,
+                        const Tensor& weights, Tensor loss_sum, Tensor dh, Tensor dw);
+
+}  // namespace omnitrain::cpu
