@@ -144,6 +144,18 @@ void MakeDirectories(const std::string& path) {
   if (error) Fail(ErrorCode::kCheckpoint, "{}: cannot create: {}", path, error.message());
 }
 
+std::vector<std::string> ListDirectory(const std::string& path) {
+  std::vector<std::string> names;
+  std::error_code error;
+  fs::directory_iterator entry(path, error);
+  for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    names.push_back(entry->path().filename().string());
+  }
+  if (error) Fail(ErrorCode::kCheckpoint, "{}: cannot list: {}", path, error.message());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
 void RemoveTree(const std::string& path) {
   std::error_code error;
   fs::remove_all(path, error);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace omnitrain {
 
@@ -58,6 +59,9 @@ void SyncDirectory(const std::string& path);
 
 /// The directory and those above it.
 void MakeDirectories(const std::string& path);
+
+/// Names in a directory, sorted.
+std::vector<std::string> ListDirectory(const std::string& path);
 
 /// A file or a directory with all that is in it; nothing to remove is not an error.
 void RemoveTree(const std::string& path);

@@ -38,13 +38,12 @@ void RequireReplaceable(const std::string& target, const HfSaveOptions& options)
   if (!fs::exists(target)) return;
   OT_REQUIRE(fs::is_directory(target), ErrorCode::kCheckpoint, "{}: exists and is no directory",
              target);
-  for (const fs::directory_entry& entry : fs::directory_iterator(target)) {
-    const std::string name = entry.path().filename().string();
-    const bool is_known =
-        std::count(kSideFiles.begin(), kSideFiles.end(), name) != 0 ||
-        options.side_files.count(name) != 0 || name == kIndexName ||
-        (name.rfind("model", 0) == 0 && entry.path().extension() == ".safetensors");
-    OT_REQUIRE(is_known && !entry.is_directory(), ErrorCode::kCheckpoint,
+  for (const std::string& name : ListDirectory(target)) {
+    const fs::path path = fs::path(target) / name;
+    const bool is_known = std::count(kSideFiles.begin(), kSideFiles.end(), name) != 0 ||
+                          options.side_files.count(name) != 0 || name == kIndexName ||
+                          (name.rfind("model", 0) == 0 && path.extension() == ".safetensors");
+    OT_REQUIRE(is_known && !fs::is_directory(path), ErrorCode::kCheckpoint,
                "{}: holds {}, which saving a model there would delete; choose another directory",
                target, name);
   }
