@@ -8,6 +8,7 @@ namespace omnitrain {
 void Cast(Context& ctx, const Tensor& src, Tensor dst) {
   CheckOperand(ctx, "cast", "src", src, src.dtype, dst.shape);
   CheckOperand(ctx, "cast", "dst", dst, dst.dtype, dst.shape);
+  if (dst.num_elements() == 0) return;
   if (dst.data == src.data) {
     OT_CHECK(dst.dtype == src.dtype && dst.row_stride == src.row_stride,
              "cast: {} (rows {} apart) onto itself as {} (rows {} apart)", Describe(src),

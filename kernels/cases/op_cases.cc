@@ -1,0 +1,21 @@
+#include "kernels/cases/op_cases.h"
+
+#include "kernels/cases/op_groups.h"
+
+namespace omnitrain {
+
+const std::vector<OpCase>& AllOpCases() {
+  static const std::vector<OpCase>* const kCases = [] {
+    auto* cases = new std::vector<OpCase>;
+    AddNormCases(cases);
+    AddRopeCases(cases);
+    AddActivationCases(cases);
+    AddRowsCases(cases);
+    AddElementwiseCases(cases);
+    AddOptimizerCases(cases);
+    return cases;
+  }();
+  return *kCases;
+}
+
+}  // namespace omnitrain

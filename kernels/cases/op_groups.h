@@ -1,0 +1,17 @@
+#pragma once
+
+#include "kernels/cases/op_case.h"
+
+namespace omnitrain {
+
+// Each appends the rows of one or a few ops to the table. A new file of cases adds a line here and
+// in op_cases.cc.
+
+void AddNormCases(std::vector<OpCase>* cases);
+void AddRopeCases(std::vector<OpCase>* cases);
+void AddActivationCases(std::vector<OpCase>* cases);
+void AddRowsCases(std::vector<OpCase>* cases);
+void AddElementwiseCases(std::vector<OpCase>* cases);
+void AddOptimizerCases(std::vector<OpCase>* cases);
+
+}  // namespace omnitrain
