@@ -45,8 +45,9 @@ ImageHeader ReadImageHeader(std::string_view bytes, std::string_view name);
 /// smooth chroma upsampling, 16-bit samples cut to their high byte, colour profiles and gamma
 /// ignored. One exception is deliberate: PIL clips 16-bit grey at 255 (a nearly white picture),
 /// here its high byte counts as for every other 16-bit image.
-/// EXIF orientation is NOT applied: PIL's Image.open, transformers and qwen-vl-utils do not rotate
-/// either, and models were trained on what these gave them; ImageHeader has the same stored sizes.
+/// EXIF orientation is NOT applied: the picture stays as stored, as from PIL's Image.open and
+/// qwen-vl-utils, and ImageHeader has the same sizes. (transformers' load_image, which opens paths
+/// and URLs, does rotate; its image processors do not.)
 /// Errors: kData, with `name` and the reason, for whatever ReadImageHeader refuses, more than
 /// max_pixels, and any truncated or corrupt file (a missing end marker included); nothing is
 /// printed.
