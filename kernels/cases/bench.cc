@@ -1,0 +1,119 @@
+#include "kernels/cases/bench.h"
+
+#include <algorithm>
+
+#include "core/base/json.h"
+#include "kernels/cases/op_cases.h"
+#include "kernels/elementwise/elementwise.h"
+#include "kernels/gemm/gemm.h"
+
+namespace omnitrain {
+namespace {
+
+struct Timing {
+  int64_t repetitions = 0;
+  double median_us = 0, p10_us = 0, p90_us = 0;
+};
+
+/// Runs of at least `min_ms` in all, after a warm-up, each timed with events of the device.
+Timing Measure(Context& ctx, double min_ms, const std::function<void()>& run) {
+  constexpr int kWarmup = 2, kMinRuns = 10, kMaxRuns = 5000;
+  for (int i = 0; i < kWarmup; ++i) run();
+  const auto begin = ctx.device().NewEvent(), end = ctx.device().NewEvent();
+  std::vector<double> times_us;
+  double total_ms = 0;
+  while (static_cast<int>(times_us.size()) < kMaxRuns &&
+         (total_ms < min_ms || static_cast<int>(times_us.size()) < kMinRuns)) {
+    begin->Record(ctx.stream());
+    run();
+    end->Record(ctx.stream());
+    end->Synchronize();
+    const double ms = end->ElapsedMsSince(*begin);
+    times_us.push_back(ms * 1e3);
+    total_ms += ms;
+  }
+  std::sort(times_us.begin(), times_us.end());
+  const auto at = [&](double quantile) {
+    return times_us[static_cast<size_t>(quantile * static_cast<double>(times_us.size() - 1))];
+  };
+  return {static_cast<int64_t>(times_us.size()), at(0.5), at(0.1), at(0.9)};
+}
+
+/// What this device reaches at best, measured when first asked for.
+class Ceilings {
+ public:
+  Ceilings(Context& ctx, const KernelBenchOptions& options) : ctx_(ctx), options_(options) {}
+
+  /// GB/s of copying `bytes` / 2 (each byte read once and written once).
+  double CopyGbs(double bytes) {
+    const int64_t size = std::max<int64_t>(static_cast<int64_t>(bytes / 2), 4096) / 4;
+    const auto it = copy_gb_s_.find(size);
+    if (it != copy_gb_s_.end()) return it->second;
+    OwnedTensor src(ctx_.device(), DType::kF32, {size}), dst(ctx_.device(), DType::kF32, {size});
+    Zero(ctx_, *src);
+    const Timing t = Measure(ctx_, options_.min_ms / 2, [&] { Cast(ctx_, *src, *dst); });
+    return copy_gb_s_[size] = static_cast<double>(src->num_bytes() * 2) / (t.median_us * 1e3);
+  }
+
+  double GemmGflops() {
+    if (gemm_gflop_s_ > 0) return gemm_gflop_s_;
+    constexpr int64_t kSize = 1024;
+    const Shape square = {kSize, kSize};
+    OwnedTensor x(ctx_.device(), options_.dtype, square), w(ctx_.device(), options_.dtype, square),
+        y(ctx_.device(), options_.dtype, square);
+    Zero(ctx_, *x);
+    Zero(ctx_, *w);
+    const Timing t = Measure(ctx_, options_.min_ms,
+                             [&] { LinearForward(ctx_, *x, *w, {}, Write::kOverwrite, *y); });
+    return gemm_gflop_s_ = 2.0 * kSize * kSize * kSize / (t.median_us * 1e3);
+  }
+
+ private:
+  Context& ctx_;
+  const KernelBenchOptions& options_;
+  std::map<int64_t, double> copy_gb_s_;
+  double gemm_gflop_s_ = 0;
+};
+
+}  // namespace
+
+void RunKernelBench(Context& ctx, const KernelBenchOptions& options,
+                    const std::function<void(const std::string&)>& emit) {
+  Ceilings ceilings(ctx, options);
+  for (const OpCase& c : AllOpCases()) {
+    if (!c.is_bench || c.Name().find(options.filter) == std::string::npos) continue;
+    CaseRun run(ctx, c, options.dtype);
+    const auto emit_pass = [&](const char* pass, double bytes, double flops,
+                               const std::function<void()>& body) {
+      const Timing t = Measure(ctx, options.min_ms, body);
+      const double copy_gb_s = ceilings.CopyGbs(bytes), gemm_gflop_s = ceilings.GemmGflops();
+      const double best_us = std::max(bytes / copy_gb_s, flops / gemm_gflop_s) * 1e-3;
+      const Json line = {{"op", c.op},
+                         {"pass", pass},
+                         {"shape", c.label},
+                         {"dtype", DTypeName(options.dtype)},
+                         {"device", ctx.device().Describe()},
+                         {"threads", options.num_threads},
+                         {"repetitions", t.repetitions},
+                         {"median_us", t.median_us},
+                         {"p10_us", t.p10_us},
+                         {"p90_us", t.p90_us},
+                         {"bytes", bytes},
+                         {"flops", flops},
+                         {"gb_s", bytes / (t.median_us * 1e3)},
+                         {"gflop_s", flops / (t.median_us * 1e3)},
+                         {"copy_gb_s", copy_gb_s},
+                         {"gemm_gflop_s", gemm_gflop_s},
+                         {"ratio_to_ceiling", best_us / t.median_us}};
+      emit(line.dump());
+    };
+    emit_pass("forward", run.ForwardBytes(), c.forward_flops, [&] { run.Forward(); });
+    if (!c.backward) continue;
+    // What backward reads of forward: the state after one forward of the first operands.
+    run.Reset();
+    run.Forward();
+    emit_pass("backward", run.BackwardBytes(), c.backward_flops, [&] { run.Backward(); });
+  }
+}
+
+}  // namespace omnitrain
