@@ -29,6 +29,7 @@ class Reader {
     const std::string text = ReadFile(path_, ErrorCode::kData);
     try {
       const Object root = Object::parse(text);
+      OT_REQUIRE(root.is_object(), ErrorCode::kData, "{}: not a tokenizer.json: no object", path_);
       Normalizer(Part(root, "normalizer"));
       PreTokenizerPart(Part(root, "pre_tokenizer"));
       OT_REQUIRE(

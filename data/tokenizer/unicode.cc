@@ -2,9 +2,11 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <vector>
 
 #include "core/base/check.h"
@@ -17,7 +19,7 @@ constexpr uint32_t kPlaneSize =
 constexpr const char kReplacement[] = "\xEF\xBF\xBD";
 
 // The length of the well-formed sequence at `at`, or minus the length of the maximal ill-formed
-// part. Source: The Unicode Standard 14, table 3-7 (well-formed UTF-8 byte sequences).
+// part. Source: The Unicode Standard, table 3-7 (well-formed UTF-8 byte sequences).
 int SequenceAt(const uint8_t* at, const uint8_t* end) {
   const uint8_t lead = at[0];
   if (lead < 0x80) return 1;
@@ -49,6 +51,26 @@ const uint8_t* SkipAscii(const uint8_t* at, const uint8_t* end) {
 
 const uint8_t* Bytes(const char* at) { return reinterpret_cast<const uint8_t*>(at); }
 
+// Letters and numbers that Unicode 15.1 and 16 added: the reference's tables are of version 16,
+// utf8proc 2.8 knows 15. The reference's classes, listed by a scan of all code points.
+using Range = std::array<uint32_t, 2>;
+constexpr Range kNewLetters[] = {
+    {0x1C89, 0x1C8A},   {0xA7CB, 0xA7CD},   {0xA7DA, 0xA7DC},   {0x105C0, 0x105F3},
+    {0x10D4A, 0x10D65}, {0x10D6F, 0x10D85}, {0x10EC2, 0x10EC4}, {0x11380, 0x11389},
+    {0x1138B, 0x1138B}, {0x1138E, 0x1138E}, {0x11390, 0x113B5}, {0x113B7, 0x113B7},
+    {0x113D1, 0x113D1}, {0x113D3, 0x113D3}, {0x11BC0, 0x11BE0}, {0x13460, 0x143FA},
+    {0x16100, 0x1611D}, {0x16D40, 0x16D6C}, {0x18CFF, 0x18CFF}, {0x1E5D0, 0x1E5ED},
+    {0x1E5F0, 0x1E5F0}, {0x2EBF0, 0x2EE5D}};
+constexpr Range kNewNumbers[] = {{0x10D40, 0x10D49}, {0x116D0, 0x116E3}, {0x11BF0, 0x11BF9},
+                                 {0x16130, 0x16139}, {0x16D70, 0x16D79}, {0x1CCF0, 0x1CCF9},
+                                 {0x1E5F1, 0x1E5FA}};
+
+template <size_t kCount>
+bool IsIn(const Range (&ranges)[kCount], uint32_t c) {
+  return std::any_of(std::begin(ranges), std::end(ranges),
+                     [c](const Range& r) { return c >= r[0] && c <= r[1]; });
+}
+
 CharClass ComputeClass(uint32_t c) {
   if (c == '\r' || c == '\n') return CharClass::kLineBreak;
   if (IsWhiteSpace(c)) return CharClass::kSpace;
@@ -63,6 +85,9 @@ CharClass ComputeClass(uint32_t c) {
     case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_NO:
       return CharClass::kNumber;
+    case UTF8PROC_CATEGORY_CN:
+      if (IsIn(kNewLetters, c)) return CharClass::kLetter;
+      return IsIn(kNewNumbers, c) ? CharClass::kNumber : CharClass::kOther;
     default:
       return CharClass::kOther;
   }

@@ -32,7 +32,7 @@ void AppendUtf8(uint32_t code_point, std::string* text);
 bool IsValidUtf8(std::string_view bytes);
 
 /// `bytes` with every maximal ill-formed part replaced by one U+FFFD, as Python's errors="replace"
-/// and Rust's from_utf8_lossy do.  Source: The Unicode Standard 14, section 3.9, "U+FFFD
+/// and Rust's from_utf8_lossy do.  Source: The Unicode Standard, section 3.9, "U+FFFD
 /// Substitution of Maximal Subparts".
 std::string ReplaceInvalidUtf8(std::string_view bytes);
 
@@ -40,9 +40,10 @@ std::string ReplaceInvalidUtf8(std::string_view bytes);
 /// nothing. Requires: valid UTF-8.
 bool IsSurelyNfc(std::string_view text);
 
-/// Normalization form C (utf8proc, Unicode 14). Requires: valid UTF-8.
+/// Normalization form C (utf8proc). Requires: valid UTF-8.
 std::string NormalizeNfc(std::string_view text);
 
+/// By Unicode 16.
 CharClass ClassOf(uint32_t code_point);
 
 /// \w and \s of the Unicode regular expressions that surround added tokens (UTS 18, annex C).
