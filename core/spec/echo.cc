@@ -82,7 +82,14 @@ bool IsFlow(const Json& value) {
 /// A scalar, an empty map, or a list of scalars on one line.
 std::string FlowYaml(const Json& value) {
   if (value.is_string()) return YamlString(value.get<std::string>());
-  if (!value.is_array()) return value.dump();
+  if (!value.is_array()) {
+    std::string text = value.dump();
+    // YAML 1.1 readers take 1e-08 for a string.
+    const size_t exponent = text.find('e');
+    if (value.is_number_float() && exponent != std::string::npos && text.find('.') > exponent)
+      text.insert(exponent, ".0");
+    return text;
+  }
   std::string text = "[";
   for (const Json& item : value) text += (text.size() > 1 ? ", " : "") + FlowYaml(item);
   return text + "]";

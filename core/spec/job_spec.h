@@ -192,7 +192,8 @@ JobSpec LoadJobSpec(const std::vector<std::string>& files, const std::vector<std
 /// LoadJobSpec without the last check: a spec that need not be a whole job.
 JobSpec ParseJobSpec(const std::vector<std::string>& files, const std::vector<std::string>& sets);
 
-/// Refuses contradictions between keys, judged without looking at files, ranks or devices.
+/// Refuses contradictions between keys, judged without looking at files, ranks or devices. What
+/// depends on a choice left to `auto` is judged by calling it again once the choice is filled in.
 /// Errors: kSpec, one problem a line, each starting with the key's path.
 void Validate(const JobSpec& spec);
 

@@ -198,6 +198,10 @@ class SpecParser : public FieldVisitor {
 
   static std::string UnknownKey(const Frame& frame, const std::string& key, const SpecNode& value) {
     const std::string path = frame.path.empty() ? key : frame.path + "." + key;
+    if (key.find('.') != std::string::npos) {
+      return fmt::format("{}: unknown key '{}'; a file nests keys, dots are for --set",
+                         value.origin, path);
+    }
     std::vector<std::string> keys = AllKeys();
     for (const std::string& known : frame.known) {
       keys.push_back(frame.path.empty() ? known : frame.path + "." + known);

@@ -126,6 +126,7 @@ parallel: {llm: {dp: 3}}
 )");
   const std::string yaml = ToYaml(spec);
   INFO(yaml);
+  CHECK(yaml.find("1.0e-12\n") != std::string::npos);
   const JobSpec again = Load(yaml);
   CHECK(again == spec);
   CHECK(ToJson(again).dump() == ToJson(spec).dump());

@@ -36,6 +36,8 @@ TEST_CASE("unknown keys") {
         "job.yaml:5: unknown key 'plan.zzzzzzzz'; the keys here are costs");
   CHECK(RefusalOf("eval: {sources: [{path: a}, {pth: b}]}\n") ==
         "job.yaml:5: unknown key 'eval.sources.1.pth'; did you mean 'eval.sources.1.path'?");
+  CHECK(RefusalOf("optim.lr: 1\n") ==
+        "job.yaml:5: unknown key 'optim.lr'; a file nests keys, dots are for --set");
   CHECK(RefusalOf("", {"optim.learning_rate=1"}) ==
         "--set optim.learning_rate=1: unknown key 'optim.learning_rate'; did you mean 'optim.lr'?");
 }
