@@ -60,7 +60,8 @@ int64_t CommCall::bytes() const {
     return std::max(std::accumulate(in_bytes.begin(), in_bytes.end(), int64_t{0}),
                     std::accumulate(out_bytes.begin(), out_bytes.end(), int64_t{0}));
   }
-  return std::max(in.num_bytes(), out.num_bytes());
+  // A tensor without dims, which an absent one is, counts as one element.
+  return std::max(in ? in.num_bytes() : 0, out ? out.num_bytes() : 0);
 }
 
 Communicator::Communicator(std::string name, std::vector<int> ranks, int rank,
@@ -148,7 +149,7 @@ CommHandle Communicator::Send(const Tensor& t, int peer, int tag, Stream& stream
   CheckTensor(t, CommKind::kSend);
   CheckPeer(peer, CommKind::kSend);
   OT_CHECK(peer != rank_, "{} Send: rank {} to itself", name_, rank_);
-  OT_CHECK(tag >= 0 && tag < (1 << 28), "{} Send: tag {}", name_, tag);
+  OT_CHECK(tag >= 0 && tag <= kMaxTag, "{} Send: tag {}", name_, tag);
   CommCall call;
   call.kind = CommKind::kSend;
   call.in = t;
@@ -161,7 +162,7 @@ CommHandle Communicator::Recv(const Tensor& t, int peer, int tag, Stream& stream
   CheckTensor(t, CommKind::kRecv);
   CheckPeer(peer, CommKind::kRecv);
   OT_CHECK(peer != rank_, "{} Recv: rank {} from itself", name_, rank_);
-  OT_CHECK(tag >= 0 && tag < (1 << 28), "{} Recv: tag {}", name_, tag);
+  OT_CHECK(tag >= 0 && tag <= kMaxTag, "{} Recv: tag {}", name_, tag);
   CommCall call;
   call.kind = CommKind::kRecv;
   call.out = t;

@@ -83,6 +83,8 @@ class CommHandle {
 /// not fit each other.
 class Communicator {
  public:
+  static constexpr int kMaxTag = (1 << 20) - 1;  // every MPI transport in use has 2^22 or more
+
   virtual ~Communicator() = default;
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
@@ -103,6 +105,7 @@ class Communicator {
   /// out [size * count] = in [count] of every rank in order; `in` may be its own place in `out`.
   CommHandle AllGather(const Tensor& in, const Tensor& out, Stream& stream);
   CommHandle Broadcast(const Tensor& t, int root, Stream& stream);
+  /// Tags: 0 to kMaxTag.
   CommHandle Send(const Tensor& t, int peer, int tag, Stream& stream);
   CommHandle Recv(const Tensor& t, int peer, int tag, Stream& stream);
   /// Sends in_bytes[r] consecutive bytes of `in` to each rank r and receives out_bytes[r] from it,

@@ -20,7 +20,7 @@ using Bytes = std::vector<char>;
 
 Bytes CopyOf(const Tensor& t) {
   const auto* begin = static_cast<const char*>(t.data);
-  return t.num_bytes() == 0 ? Bytes() : Bytes(begin, begin + t.num_bytes());
+  return begin == nullptr ? Bytes() : Bytes(begin, begin + t.num_bytes());
 }
 
 void CopyTo(void* to, const char* from, int64_t bytes) {
