@@ -17,7 +17,7 @@ struct ValueSlope {
 /// relative precision.
 template <typename S>
 inline ValueSlope<S> Sigmoid(S z) {
-  const S e = ExpFast(-std::fabs(z));
+  const S e = ExpSoftmax(-std::fabs(z));
   const S inverse = S(1) / (S(1) + e);
   return {z < 0 ? e * inverse : inverse, e * inverse * inverse};
 }

@@ -22,13 +22,27 @@ void ForwardRow(const S* x, const S* w, const S* b, S eps, int64_t width, S* y, 
 //   dx = rstd (g - mean(g) - xhat mean(g xhat)),  dw = sum of dy xhat,  db = sum of dy.
 template <Write kWrite, typename S>
 void BackwardRow(const S* dy, const S* x, const S* w, S mean, S rstd, int64_t width, S* dx) {
-  const S g_sum = LaneSum<S>(width, [=](int64_t j) { return w[j] * dy[j]; });
-  const S g_xhat_sum =
-      LaneSum<S>(width, [=](int64_t j) { return w[j] * dy[j] * ((x[j] - mean) * rstd); });
-  const S g_mean = g_sum / static_cast<S>(width), g_xhat_mean = g_xhat_sum / static_cast<S>(width);
+  // Both sums in one pass, each in two halves (LaneSum's reasons).
+  const int64_t half = width / 2;
+  S g0 = 0, g1 = 0, h0 = 0, h1 = 0;
+#pragma omp simd reduction(+ : g0, g1, h0, h1)
+  for (int64_t j = 0; j < half; ++j) {
+    const S left = w[j] * dy[j], right = w[half + j] * dy[half + j];
+    g0 += left;
+    g1 += right;
+    h0 += left * (x[j] - mean);
+    h1 += right * (x[half + j] - mean);
+  }
+  if (width % 2 == 1) {
+    const S last = w[width - 1] * dy[width - 1];
+    g0 += last;
+    h0 += last * (x[width - 1] - mean);
+  }
+  const S g_mean = (g0 + g1) / static_cast<S>(width);
+  const S factor = (h0 + h1) * rstd * rstd / static_cast<S>(width);
 #pragma omp simd
   for (int64_t j = 0; j < width; ++j) {
-    const S value = rstd * (w[j] * dy[j] - g_mean - (x[j] - mean) * rstd * g_xhat_mean);
+    const S value = rstd * (w[j] * dy[j] - g_mean - (x[j] - mean) * factor);
     dx[j] = kWrite == Write::kAccumulate ? dx[j] + value : value;
   }
 }
@@ -45,6 +59,15 @@ void AddRow(const S* dy, int64_t width, S* db) {
   for (int64_t j = 0; j < width; ++j) db[j] += dy[j];
 }
 
+template <typename S>
+void AddWeightAndBiasGrad(const S* dy, const S* x, S mean, S rstd, int64_t width, S* dw, S* db) {
+#pragma omp simd
+  for (int64_t j = 0; j < width; ++j) {
+    dw[j] += dy[j] * ((x[j] - mean) * rstd);
+    db[j] += dy[j];
+  }
+}
+
 template <Write kWrite, typename S>
 void Backward(Context& ctx, const Tensor& dy, const Tensor& x, const S* w, const S* mean,
               const S* rstd, const Tensor& dx, S* dw, S* db) {
@@ -59,8 +82,13 @@ void Backward(Context& ctx, const Tensor& dy, const Tensor& x, const S* w, const
     for (int64_t r = blocks.begin(block); r < blocks.end(block); ++r) {
       const S *dy_row = dy.row<S>(r), *x_row = x.row<S>(r);
       // Before dx is written, which may be dy.
-      if (dw) AddWeightGrad(dy_row, x_row, mean[r], rstd[r], width, dw_partial);
-      if (db) AddRow(dy_row, width, db_partial);
+      if (dw && db) {
+        AddWeightAndBiasGrad(dy_row, x_row, mean[r], rstd[r], width, dw_partial, db_partial);
+      } else if (dw) {
+        AddWeightGrad(dy_row, x_row, mean[r], rstd[r], width, dw_partial);
+      } else if (db) {
+        AddRow(dy_row, width, db_partial);
+      }
       BackwardRow<kWrite>(dy_row, x_row, w, mean[r], rstd[r], width, dx.row<S>(r));
     }
   });

@@ -22,21 +22,32 @@ S ForwardRow(const S* x, const S* w, S eps, int64_t width, S* y) {
 }
 
 // With xhat = x rstd:  dx = rstd (w dy - xhat mean(w dy xhat)),  dw = sum over rows of dy xhat.
-template <Write kWrite, typename S>
-void BackwardRow(const S* dy, const S* x, const S* w, S rstd, int64_t width, S* dx) {
-  const S sum = LaneSum<S>(width, [=](int64_t j) { return dy[j] * w[j] * x[j]; });
-  const S mean = sum * rstd / static_cast<S>(width);
-#pragma omp simd
-  for (int64_t j = 0; j < width; ++j) {
-    const S value = rstd * (w[j] * dy[j] - x[j] * rstd * mean);
-    dx[j] = kWrite == Write::kAccumulate ? dx[j] + value : value;
-  }
-}
+// dx may be dy, so whatever reads dy comes first.
 
 template <typename S>
-void AddWeightGrad(const S* dy, const S* x, S rstd, int64_t width, S* dw) {
+S Projection(const S* dy, const S* x, const S* w, int64_t width) {
+  return LaneSum<S>(width, [=](int64_t j) { return w[j] * (dy[j] * x[j]); });
+}
+
+/// The same, and dw += dy xhat on the way.
+template <typename S>
+S ProjectionAndWeightGrad(const S* dy, const S* x, const S* w, S rstd, int64_t width, S* dw) {
+  return LaneSum<S>(width, [=](int64_t j) {
+    const S product = dy[j] * x[j];
+    dw[j] += product * rstd;
+    return w[j] * product;
+  });
+}
+
+template <Write kWrite, typename S>
+void WriteInputGrad(const S* dy, const S* x, const S* w, S rstd, S projection, int64_t width,
+                    S* dx) {
+  const S factor = projection * rstd * rstd / static_cast<S>(width);
 #pragma omp simd
-  for (int64_t j = 0; j < width; ++j) dw[j] += dy[j] * (x[j] * rstd);
+  for (int64_t j = 0; j < width; ++j) {
+    const S value = rstd * (w[j] * dy[j] - x[j] * factor);
+    dx[j] = kWrite == Write::kAccumulate ? dx[j] + value : value;
+  }
 }
 
 template <Write kWrite, typename S>
@@ -52,9 +63,11 @@ void Backward(Context& ctx, const Tensor& dy_tensor, const Tensor& x_tensor, con
   ParallelFor(blocks.num_blocks, blocks.rows * width / blocks.num_blocks, [&](int64_t block) {
     S* partial = dw ? sums.Clear(block) : nullptr;
     for (int64_t r = blocks.begin(block); r < blocks.end(block); ++r) {
-      // Before dx is written, which may be dy.
-      if (partial) AddWeightGrad(dy[r], x[r], rstd[r], width, partial);
-      BackwardRow<kWrite>(dy[r], x[r], w, rstd[r], width, dx[r]);
+      const S *dy_row = dy[r], *x_row = x[r];
+      const S projection = partial
+                               ? ProjectionAndWeightGrad(dy_row, x_row, w, rstd[r], width, partial)
+                               : Projection(dy_row, x_row, w, width);
+      WriteInputGrad<kWrite>(dy_row, x_row, w, rstd[r], projection, width, dx[r]);
     }
   });
   if (dw) sums.AddTo(dw);

@@ -1,3 +1,5 @@
+#include <omp.h>
+
 #include <algorithm>
 
 #include "kernels/common/parallel.h"
@@ -30,13 +32,17 @@ void AddScaledRow(S scale, const S* src, int64_t width, S* dst) {
   for (int64_t j = 0; j < width; ++j) dst[j] += scale * src[j];
 }
 
-/// Calls f(begin, width) over slices of columns. Rows that many indices share are added by one
-/// thread, in order, so that sums do not depend on the number of threads.
+/// Calls f(begin, width) over slices of columns, one a thread. Rows that many indices share are
+/// added by one thread, in order, so that sums do not depend on the number of threads.
 template <typename F>
 void ParallelColumns(int64_t rows, int64_t width, F&& f) {
-  constexpr int64_t kSlice = 64;
-  ParallelFor((width + kSlice - 1) / kSlice, rows * kSlice,
-              [&](int64_t slice) { f(slice * kSlice, std::min(kSlice, width - slice * kSlice)); });
+  constexpr int64_t kNarrowest = 16;  // a cache line of f32
+  const int64_t num_threads = omp_get_max_threads();
+  const int64_t share = (width + num_threads - 1) / num_threads;
+  const int64_t slice = (share + kNarrowest - 1) / kNarrowest * kNarrowest;
+  if (width == 0) return;
+  ParallelFor((width + slice - 1) / slice, rows * slice,
+              [&](int64_t i) { f(i * slice, std::min(slice, width - i * slice)); });
 }
 
 }  // namespace
