@@ -65,7 +65,8 @@ class ParamStore {
 
   int num_params() const { return static_cast<int>(specs_.size()); }
   const ParamSpec& spec(ParamId id) const { return specs_[id]; }
-  bool is_frozen(ParamId id) const { return frozen_[static_cast<int>(specs_[id].group)]; }
+  bool is_group_frozen(ParamGroup group) const { return frozen_[static_cast<int>(group)]; }
+  bool is_frozen(ParamId id) const { return is_group_frozen(specs_[id].group); }
   DType dtype() const { return dtype_; }
   DType grad_dtype() const { return grad_dtype_; }
   int64_t num_elements() const;

@@ -82,6 +82,14 @@ double ShardedAdamW::GradNorm(Context& ctx, double grad_scale) {
   return std::sqrt(dp_.AllReduceScalar(sum, ReduceOp::kSum)) * grad_scale;
 }
 
+void ShardedAdamW::GatherGrads(Context& ctx, int bucket, const Tensor& out) {
+  if (dp_.size() == 1) {
+    Cast(ctx, shards_[bucket].grads, out);
+  } else {
+    dp_.AllGather(shards_[bucket].grads, out, ctx.stream()).Wait(ctx.stream());
+  }
+}
+
 void ShardedAdamW::Update(Context& ctx, int64_t step, double lr, double grad_scale,
                           double grad_norm) {
   // The factor and its guard are those of torch.nn.utils.clip_grad_norm_.

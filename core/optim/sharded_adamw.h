@@ -45,6 +45,13 @@ class ShardedAdamW {
   /// parameter counted once. Waits for the device: the one host value of a step.
   double GradNorm(Context& ctx, double grad_scale);
 
+  /// A host value summed over the ranks.
+  double SumOverRanks(double mine) { return dp_.AllReduceScalar(mine, ReduceOp::kSum); }
+
+  /// The reduced gradients of a whole bucket, gathered from the ranks' shards into `out` (for
+  /// comparison and export).
+  void GatherGrads(Context& ctx, int bucket, const Tensor& out);
+
   /// Clips, updates the owned shards and starts gathering the new values. `step` counts from 1.
   void Update(Context& ctx, int64_t step, double lr, double grad_scale, double grad_norm);
   /// After this, values hold the new parameters on every rank.

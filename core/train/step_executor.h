@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -30,7 +31,8 @@ struct StepOutcome {
 /// nothing).
 class StepExecutor : private OpRunner {
  public:
-  StepExecutor(Context& ctx, MultimodalModel& model, Communicator& dp);
+  StepExecutor(Context& ctx, MultimodalModel& model);
+  ~StepExecutor() override;
 
   /// A whole training step.  Collective over dp.
   StepOutcome Train(const std::vector<MicroBatch>& micro_batches, const StepParams& params,
@@ -59,7 +61,7 @@ class StepExecutor : private OpRunner {
   /// Bytes of the activation arena, as planned for the last run.
   size_t planned_bytes() const { return arena_.bytes(); }
   /// The timeline of the last run.
-  const OpTrace& trace() const { return trace_; }
+  const std::vector<OpSpan>& trace() const { return trace_; }
 
   /// Runs the forward of one micro-batch and names the first place whose output is not finite; ""
   /// when all are.
@@ -73,34 +75,33 @@ class StepExecutor : private OpRunner {
   struct Slot {
     VisionActivations vision;
     LlmActivations llm;
-    std::vector<Tensor> features, d_features;
+    std::vector<Tensor> encoded, injected, injected_grads, encoded_grads;
   };
   struct Plan;
 
   void Run(const Op& op) override;
   Plan MakePlan(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
-  void Execute(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose);
-  std::vector<Tensor> CarveFeatures(Carver& carver, const MicroBatch& batch) const;
-  Carver BlockCarver(const std::string& name, int micro_batch) const;
-  Carver Temporaries() const;
+  void RunSchedule(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose);
+  void FinishStep();
   void ReadLosses();
+  std::vector<Tensor> CarveFeatures(Carver& carver, const MicroBatch& batch) const;
+  Carver At(int block, int micro_batch) const;
 
   Context& ctx_;
   MultimodalModel& model_;
-  Communicator& dp_;
   Buffer arena_;
-  OwnedTensor loss_sums_;
+  OwnedTensor loss_sums_;  // [num_micro_batches] f64
 
   // Of the run under way.
   const std::vector<MicroBatch>* batches_ = nullptr;
   ShardedAdamW* optimizer_ = nullptr;
-  const StepParams* params_ = nullptr;
+  const StepParams* params_ = nullptr;  // absent: gradients only
   StepOutcome outcome_;
   LossMode loss_mode_ = LossMode::kLoss;
   std::unique_ptr<Plan> plan_;
-  std::map<int, Slot> slots_;
+  std::map<int, Slot> slots_;  // by micro-batch
   std::vector<double> losses_;
-  OpTrace trace_;
+  std::vector<OpSpan> trace_;
   std::function<void(const ForwardView&)> observer_;
 };
 

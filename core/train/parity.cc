@@ -1,0 +1,224 @@
+#include "core/train/parity.h"
+
+#include <filesystem>
+#include <memory>
+
+#include "core/base/json.h"
+#include "core/base/log.h"
+#include "core/checkpoint/hf_directory.h"
+#include "core/model/multimodal_model.h"
+#include "core/train/model_io.h"
+#include "core/train/parity_batch.h"
+#include "core/train/step_executor.h"
+#include "kernels/elementwise/elementwise.h"
+
+namespace omnitrain {
+namespace {
+
+// Values of a tensor on the host, in f64.
+std::vector<double> ToHost(Context& ctx, const Tensor& t) {
+  std::vector<double> values(static_cast<size_t>(t.num_elements()));
+  if (values.empty()) return values;
+  const OwnedTensor wide(ctx.device(), DType::kF64, t.shape);
+  Cast(ctx, t, *wide);
+  ctx.device().Copy(values.data(), wide->data, values.size() * sizeof(double), ctx.stream());
+  ctx.stream().Synchronize();
+  return values;
+}
+
+// One model under one layout, with all that a comparison takes from it.
+class ParityRun {
+ public:
+  ParityRun(Context& ctx, Communicator& dp, const ParityOptions& options)
+      : ctx_(ctx),
+        dp_(dp),
+        options_(options),
+        config_(LoadModelConfig(options.model)),
+        samples_(ReadParityBatch(options.batch, config_)),
+        micro_batches_(MakeParityMicroBatches(samples_, config_, options.repeat,
+                                              options.micro_batch_tokens, dp.rank(), dp.size())) {
+    RefuseUnsupportedModel(config_, options.model + "/config.json");
+    int vision_out = 0;
+    for (const ParitySample& sample : samples_) {
+      first_vision_out_.push_back(vision_out);
+      vision_out += (sample.num_image_rows > 0) + (sample.num_video_rows > 0);
+      for (int32_t label : sample.labels) loss_tokens_ += label >= 0 ? 1 : 0;
+    }
+    OT_REQUIRE(loss_tokens_ > 0, ErrorCode::kData, "{}: no label in any sample", options.batch);
+    loss_tokens_ *= options.repeat;
+  }
+
+  // Loss, logits, encoder outputs and gradients; whole on every rank.
+  NamedTensors Compute() {
+    Load();
+    ShardedAdamW optimizer(ctx_, model_->params(), dp_, AdamWConfig());
+    StepExecutor executor(ctx_, *model_);
+    NamedTensors mine;
+    executor.set_forward_observer(
+        [&](const StepExecutor::ForwardView& view) { Observe(view, &mine); });
+    const double loss = executor.Gradients(micro_batches_, optimizer) / loss_tokens_;
+    NamedTensors all;
+    for (const std::string& part : dp_.AllGatherStrings(Serialize(mine)))
+      MergeSerialized(part, &all);
+    all["loss"] = {{1}, {loss}};
+    GatherGradients(optimizer, &all);
+    return all;
+  }
+
+  void CompareCurve(const Json& reference, const std::string& where, double bound,
+                    ComparisonReport* report) {
+    const Json& hyper = reference.at("hyper");
+    AdamWConfig config;
+    config.beta1 = hyper.at("betas").at(0);
+    config.beta2 = hyper.at("betas").at(1);
+    config.eps = hyper.at("eps");
+    config.weight_decay = hyper.at("weight_decay");
+    config.clip = hyper.at("clip");
+    Load();
+    ShardedAdamW optimizer(ctx_, model_->params(), dp_, config);
+    StepExecutor executor(ctx_, *model_);
+    StepParams step;
+    step.lr = hyper.at("lr");
+    step.global_loss_tokens = loss_tokens_;
+    const Json& curve = reference.at("curve_loss_gradnorm");
+    OT_REQUIRE(!curve.empty(), ErrorCode::kData, "{}: the curve has no points", where);
+    for (size_t i = 0; i < curve.size(); ++i) {
+      step.step = static_cast<int64_t>(i) + 1;
+      const StepOutcome outcome = executor.Train(micro_batches_, step, optimizer);
+      CompareScalar(fmt::format("curve.{}.loss", i), outcome.loss, curve[i].at(0), bound, report);
+      CompareScalar(fmt::format("curve.{}.grad_norm", i), outcome.grad_norm, curve[i].at(1), bound,
+                    report);
+    }
+  }
+
+  // Given positions that differ from the program's own are a failure of their own.
+  void ComparePositions(ComparisonReport* report) const {
+    for (const ParitySample& sample : samples_) {
+      ComparedTensor c;
+      c.name = fmt::format("{}.position_ids", sample.index());
+      c.error = static_cast<double>(sample.num_positions_off);
+      report->compared.push_back(c);
+    }
+  }
+
+ private:
+  // A fresh model with the weights of the directory.
+  void Load() {
+    model_ = std::make_unique<MultimodalModel>(config_);
+    ParamStore::AllocateOptions allocate;
+    allocate.dtype = options_.precision == Precision::kFp64 ? DType::kF64 : DType::kF32;
+    allocate.num_shards = dp_.size();
+    model_->params().Allocate(ctx_.device(), allocate);
+    LoadWeights(ctx_, HfDirectory::Open(options_.model), *model_);
+  }
+
+  void Observe(const StepExecutor::ForwardView& view, NamedTensors* mine) {
+    const MicroBatch& batch = micro_batches_[view.micro_batch];
+    int64_t item_row = 0;
+    for (size_t s = 0; s < batch.sample_ids.size(); ++s) {
+      const ParitySample& sample = samples_[batch.sample_ids[s] % samples_.size()];
+      const int64_t image_row = item_row, video_row = item_row + sample.num_image_rows;
+      item_row = video_row + sample.num_video_rows;
+      if (batch.sample_ids[s] >= static_cast<int64_t>(samples_.size())) continue;  // a repetition
+      const int64_t begin = batch.cu_seqlens[s], rows = batch.cu_seqlens[s + 1] - begin;
+      const OwnedTensor logits(ctx_.device(), model_->params().dtype(),
+                               {rows, config_.text.vocab_size});
+      model_->llm().Logits(ctx_, *view.llm, begin, *logits);
+      (*mine)[fmt::format("{}.logits", sample.index())] = {{rows, config_.text.vocab_size},
+                                                           ToHost(ctx_, *logits)};
+      int call = first_vision_out_[sample.index()];
+      const auto add_features = [&](int64_t first, int64_t count) {
+        if (count == 0) return;
+        (*mine)[fmt::format("vision_out.{}", call++)] = {
+            {count, config_.vision.out_width},
+            ToHost(ctx_, (*view.features)[0].Rows(first, count))};
+      };
+      add_features(image_row, sample.num_image_rows);
+      add_features(video_row, sample.num_video_rows);
+    }
+  }
+
+  void GatherGradients(ShardedAdamW& optimizer, NamedTensors* all) {
+    const ParamStore& params = model_->params();
+    for (size_t b = 0; b < params.buckets().size(); ++b) {
+      const ParamBucket& bucket = params.buckets()[b];
+      const OwnedTensor grads(ctx_.device(), params.grad_dtype(), {bucket.size});
+      optimizer.GatherGrads(ctx_, static_cast<int>(b), *grads);
+      const std::vector<double> values = ToHost(ctx_, *grads);
+      for (ParamId id : bucket.params) {
+        const int64_t row = params.spec(id).shape.row_elements();
+        for (const HfPart& part : params.spec(id).hf_parts) {
+          const auto begin =
+              values.begin() + (params.flat_begin(id) - bucket.begin + part.row_begin * row);
+          HostTensor& grad = (*all)["grad." + part.name];
+          grad.shape = part.shape;
+          grad.values.assign(begin, begin + part.num_rows * row);
+          for (double& g : grad.values) g /= static_cast<double>(loss_tokens_);
+        }
+      }
+    }
+  }
+
+  Context& ctx_;
+  Communicator& dp_;
+  const ParityOptions& options_;
+  ModelConfig config_;
+  std::vector<ParitySample> samples_;
+  std::vector<MicroBatch> micro_batches_;
+  std::vector<int> first_vision_out_;  // per sample
+  int64_t loss_tokens_ = 0;
+  std::unique_ptr<MultimodalModel> model_;
+};
+
+// "dir/expected.json" of "dir/expected.safetensors".
+std::string JsonBeside(const std::string& path) {
+  return std::filesystem::path(path).replace_extension(".json").string();
+}
+
+}  // namespace
+
+ParityTolerances DefaultTolerances(Precision precision, DeviceKind device) {
+  if (precision == Precision::kFp64) return {1e-8, 5e-6, 1e-5};
+  // Rounding grows from step to step on the curve; f32 has no claim there beyond the tensors' own.
+  if (device == DeviceKind::kCpu) return {2e-5, 2e-5, 1e-3};
+  return {1e-4, 1e-4, 1e-3};
+}
+
+ComparisonReport RunParity(Context& ctx, Communicator& dp, const ParityOptions& options) {
+  ParityTolerances bounds = DefaultTolerances(options.precision, ctx.device().kind());
+  if (options.tolerance > 0) bounds.tensor = options.tolerance;
+  if (options.loss_tolerance > 0) bounds.loss = options.loss_tolerance;
+  if (options.curve_tolerance > 0) bounds.curve = options.curve_tolerance;
+
+  ParityRun run(ctx, dp, options);
+  NamedTensors got = run.Compute();
+  if (!options.dump.empty() && dp.rank() == 0) WriteNamedTensors(options.dump, got);
+
+  ComparisonReport report;
+  run.ComparePositions(&report);
+  const double loss = got.at("loss").values[0];
+  if (!options.expected.empty()) {
+    NamedTensors want = ReadNamedTensors(options.expected);
+    const std::string json = JsonBeside(options.expected);
+    if (want.count("loss") != 0) {
+      CompareScalar("loss", loss, want.at("loss").values.at(0), bounds.loss, &report);
+      want.erase("loss");
+    } else if (std::filesystem::exists(json)) {
+      CompareScalar("loss", loss, ReadJsonFile(json, ErrorCode::kData).at("loss"), bounds.loss,
+                    &report);
+    }
+    got.erase("loss");
+    CompareTensors(got, want, bounds.tensor, &report);
+  }
+  if (!options.curve.empty()) {
+    const Json reference = ReadJsonFile(options.curve, ErrorCode::kData);
+    for (const char* key : {"loss", "hyper", "curve_loss_gradnorm"}) {
+      OT_REQUIRE(reference.contains(key), ErrorCode::kData, "{}: no key '{}'", options.curve, key);
+    }
+    CompareScalar("curve file: loss", loss, reference.at("loss"), bounds.loss, &report);
+    run.CompareCurve(reference, options.curve, bounds.curve, &report);
+  }
+  return report;
+}
+
+}  // namespace omnitrain

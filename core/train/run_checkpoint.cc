@@ -1,0 +1,192 @@
+#include "core/train/run_checkpoint.h"
+
+#include <chrono>
+
+#include "core/base/log.h"
+#include "core/checkpoint/checkpoint_reader.h"
+
+namespace omnitrain {
+namespace {
+
+const char kMaster[] = "master/", kFirstMoment[] = "exp_avg/", kSecondMoment[] = "exp_avg_sq/",
+           kFrozen[] = "frozen/";
+
+using Clock = std::chrono::steady_clock;
+
+void CheckShape(const CheckpointReader& reader, const std::string& directory,
+                const std::string& name, const Shape& shape) {
+  OT_REQUIRE(reader.Has(name), ErrorCode::kCheckpoint,
+             "{}: holds no '{}'; was it made by another model?", directory, name);
+  const Shape& saved = reader.Find(name).shape;
+  OT_REQUIRE(saved == shape, ErrorCode::kCheckpoint, "{}: '{}' has shape {}, the model wants {}",
+             directory, name, saved.ToString(), shape.ToString());
+}
+
+// Reads elements [begin, end) into a tensor of the device.
+void ReadInto(Context& ctx, const CheckpointReader& reader, const std::string& name, int64_t begin,
+              int64_t end, const Tensor& to) {
+  std::vector<char> host(static_cast<size_t>(end - begin) * DTypeBytes(to.dtype));
+  reader.Read(name, begin, end, to.dtype, host.data());
+  ctx.device().Copy(to.data, host.data(), host.size(), ctx.stream());
+  ctx.stream().Synchronize();
+}
+
+void RestoreFrozen(Context& ctx, const CheckpointReader& reader, const std::string& directory,
+                   ParamStore& params) {
+  for (ParamId id = 0; id < params.num_params(); ++id) {
+    if (!params.is_frozen(id)) continue;
+    const ParamSpec& spec = params.spec(id);
+    // A parameter may have been trained by the run that saved it.
+    const std::string name = (reader.Has(kFrozen + spec.name) ? kFrozen : kMaster) + spec.name;
+    CheckShape(reader, directory, name, spec.shape);
+    ReadInto(ctx, reader, name, 0, spec.shape.num_elements(), params.value(id));
+  }
+}
+
+}  // namespace
+
+struct RunCheckpoints::Pending {
+  int64_t step = 0;
+  std::string part_dir;
+  std::string state;
+  std::vector<std::vector<char>> snapshot;
+  std::vector<Region> regions;
+  std::string entry, error;
+  Clock::time_point started;
+  AsyncWriter writer;  // last: its thread uses what stands above
+};
+
+RunCheckpoints::RunCheckpoints(Context& ctx, Communicator& world, Options options)
+    : ctx_(ctx), world_(world), options_(std::move(options)) {}
+
+RunCheckpoints::~RunCheckpoints() = default;
+
+void RunCheckpoints::Start(int64_t step, const ParamStore& params, const ShardedAdamW& optimizer,
+                           const Json& state) {
+  if (pending_ != nullptr) Commit();
+  auto pending = std::make_unique<Pending>();
+  pending->step = step;
+  pending->state = state.dump();
+  pending->started = Clock::now();
+  const auto add = [&](const std::string& name, const Shape& shape, int64_t begin, int64_t end,
+                       const Tensor& t) {
+    pending->snapshot.emplace_back(static_cast<size_t>(t.num_bytes()));
+    std::vector<char>& host = pending->snapshot.back();
+    ctx_.device().Copy(host.data(), t.data, host.size(), ctx_.stream());
+    Region region;
+    region.name = name;
+    region.dtype = t.dtype;
+    region.global_shape = shape;
+    region.begin = begin;
+    region.end = end;
+    region.data = host.data();
+    pending->regions.push_back(region);
+  };
+  for (const OwnedRange& range : optimizer.owned()) {
+    const ParamSpec& spec = params.spec(range.param);
+    add(kMaster + spec.name, spec.shape, range.begin, range.end, range.master);
+    add(kFirstMoment + spec.name, spec.shape, range.begin, range.end, range.m);
+    add(kSecondMoment + spec.name, spec.shape, range.begin, range.end, range.v);
+  }
+  for (ParamId id = 0; id < params.num_params() && world_.rank() == 0; ++id) {
+    if (!params.is_frozen(id)) continue;
+    const ParamSpec& spec = params.spec(id);
+    add(kFrozen + spec.name, spec.shape, 0, spec.shape.num_elements(), params.value(id));
+  }
+  ctx_.stream().Synchronize();
+
+  pending->part_dir = PartDirectory(options_.run_out, step);
+  if (world_.rank() == 0) {
+    try {
+      BeginCheckpoint(options_.run_out, step);
+    } catch (const Error& e) {
+      pending->error = e.what();  // told to all ranks in Commit
+    }
+  }
+  world_.Barrier();
+  Pending* p = pending.get();
+  const int rank = world_.rank();
+  p->writer.Start([p, rank] {
+    if (!p->error.empty()) return;
+    try {
+      p->entry = WriteRankFile(p->part_dir, rank, p->regions);
+    } catch (const Error& e) {
+      p->error = e.what();
+    }
+  });
+  pending_ = std::move(pending);
+  if (!options_.is_async) Commit();
+}
+
+void RunCheckpoints::Commit() {
+  Pending& p = *pending_;
+  p.writer.Wait();
+  const Json mine = {{"entry", p.entry}, {"error", p.error}};
+  std::vector<std::string> entries;
+  Result result;
+  result.step = p.step;
+  for (const std::string& text : world_.AllGatherStrings(mine.dump())) {
+    const Json one = Json::parse(text);
+    entries.push_back(one.at("entry"));
+    if (result.error.empty()) result.error = one.at("error");
+  }
+  if (world_.rank() == 0) {
+    try {
+      if (!result.error.empty()) {
+        AbortCheckpoint(p.part_dir);
+      } else {
+        result.path = CommitCheckpoint(p.part_dir, entries, p.state, options_.keep_last);
+      }
+    } catch (const Error& e) {
+      result.error = e.what();
+    }
+  }
+  const Json outcome = Json::parse(
+      world_.AllGatherStrings(Json{{"path", result.path}, {"error", result.error}}.dump())[0]);
+  result.path = outcome.at("path");
+  result.error = outcome.at("error");
+  result.seconds = std::chrono::duration<double>(Clock::now() - p.started).count();
+  ended_.push_back(result);
+  pending_.reset();
+}
+
+std::vector<RunCheckpoints::Result> RunCheckpoints::Finish(bool block) {
+  if (pending_ != nullptr) {
+    const int64_t running = pending_->writer.IsRunning() ? 1 : 0;
+    if (block || world_.AllReduceScalar(running, ReduceOp::kMax) == 0) Commit();
+  }
+  return std::exchange(ended_, {});
+}
+
+Json RestoreCheckpoint(Context& ctx, const std::string& directory, ParamStore& params,
+                       ShardedAdamW& optimizer) {
+  const CheckpointReader reader = CheckpointReader::Open(directory, Verify::kHashes);
+  for (const OwnedRange& range : optimizer.owned()) {
+    const ParamSpec& spec = params.spec(range.param);
+    const auto read = [&](const char* kind, const Tensor& to) {
+      CheckShape(reader, directory, kind + spec.name, spec.shape);
+      ReadInto(ctx, reader, kind + spec.name, range.begin, range.end, to);
+    };
+    read(kMaster, range.master);
+    read(kFirstMoment, range.m);
+    read(kSecondMoment, range.v);
+  }
+  RestoreFrozen(ctx, reader, directory, params);
+  optimizer.PublishMasters(ctx);
+  return Json::parse(reader.state());
+}
+
+Json RestoreValues(Context& ctx, const std::string& directory, ParamStore& params) {
+  const CheckpointReader reader = CheckpointReader::Open(directory, Verify::kHashes);
+  for (ParamId id = 0; id < params.num_params(); ++id) {
+    if (params.is_frozen(id)) continue;
+    const ParamSpec& spec = params.spec(id);
+    const std::string name = (reader.Has(kMaster + spec.name) ? kMaster : kFrozen) + spec.name;
+    CheckShape(reader, directory, name, spec.shape);
+    ReadInto(ctx, reader, name, 0, spec.shape.num_elements(), params.value(id));
+  }
+  RestoreFrozen(ctx, reader, directory, params);
+  return Json::parse(reader.state());
+}
+
+}  // namespace omnitrain

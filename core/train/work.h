@@ -1,0 +1,20 @@
+#pragma once
+
+#include "core/model/multimodal_model.h"
+#include "core/spec/job_spec.h"
+
+namespace omnitrain {
+
+// The one FLOP counter: metrics, `check` and planning read it.
+
+/// Floating-point operations of one forward over a micro-batch (a multiply-add is two).
+struct MicroBatchWork {
+  double encoder_flops = 0, llm_flops = 0;
+};
+MicroBatchWork WorkOf(const MultimodalModel& model, const MicroBatch& batch);
+
+/// Forward and backward: a backward costs one forward for each of the two gradients that is needed;
+/// a frozen encoder has none, a frozen LLM only that of its inputs.
+double TrainFlops(const JobSpec& spec, double encoder_forward, double llm_forward);
+
+}  // namespace omnitrain
