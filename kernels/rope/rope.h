@@ -25,6 +25,10 @@ struct MropeParams {
   MropeLayout layout = MropeLayout::kInterleaved;
 };
 
+// The power, cosine and sine are the C library's, PyTorch's its own: where both round an f32 in
+// another direction, a table entry differs by one ulp, or a frequency by one ulp (for K = 128, one
+// frequency of 64 at theta 1e6 and 5e6), which moves its angle by 6e-8 of itself.
+
 /// Angles of an LLM: position_ids [3, T] (host, int64, row-major) to cos and sin, each [T, K/2]
 /// (host, f32).
 void BuildMropeTables(const MropeParams& params, const int64_t* position_ids, int64_t num_tokens,

@@ -7,6 +7,7 @@ namespace omnitrain {
 
 // Moving and mixing rows. Dtype: src and dst alike (the compute dtype) unless said otherwise;
 // indices int32 on the device of the tensors. Index -1 means "no row". Zero rows are legal.
+// Errors: an index below -1 or past the last row is kInternal with its place (CPU).
 
 /// dst[i] (= or +=) src[index[i]]; where index[i] is -1, dst[i] = 0 (or unchanged with
 /// kAccumulate). Shapes: src [S, D], index [N], dst [N, D]; dim 0 may be strided.  Use: embedding
