@@ -153,65 +153,84 @@ class Backward {
   void RowBlock(const Task& task, const Workspace<T>& w, int64_t r0, int64_t rows, int64_t key0,
                 int64_t keys) const {
     constexpr int64_t kCols = kTileCols<T>;
-    const int64_t visible = VisibleKeys(task, r0 + rows - 1, key0, keys);
+    int64_t visible[kRowBlock / kTileRows];  // of the last row of each register tile
+    for (int64_t i = 0; i < rows; i += kTileRows) {
+      visible[i / kTileRows] = VisibleKeys(task, r0 + i + kTileRows - 1, key0, keys);
+    }
+    ScorePanels(w.q + r0 * padded_dim_, w.k_transposed, rows, visible, keys, w.probabilities);
+    ScorePanels(w.d_o + r0 * padded_dim_, w.v_transposed, rows, visible, keys, w.d_scores);
+
+    const int64_t most_visible = visible[rows / kTileRows - 1];
     // dk and dv take keys in register tiles too: rows must be filled as far as these read.
-    const int64_t filled = std::max(RoundUp(visible, kCols), RoundUp(visible, kTileRows));
-    for (int64_t i = 0; i < rows; i += kTileRows) RowTile(task, w, r0, i, key0, keys, filled);
-    for (int64_t j = 0; j < visible; j += kTileRows) {
+    const int64_t filled = std::max(RoundUp(most_visible, kCols), RoundUp(most_visible, kTileRows));
+    for (int64_t i = 0; i < rows; i += kTileRows) {
+      const int64_t columns = RoundUp(visible[i / kTileRows], kCols);
+      for (int64_t n = i; n < i + kTileRows; ++n) {
+        // Hidden keys take part as -inf, so that no loop has a tail.
+        T *p = w.probabilities + n * kKeyTile, *ds = w.d_scores + n * kKeyTile;
+        std::fill(p + VisibleKeys(task, r0 + n, key0, keys), p + columns,
+                  -std::numeric_limits<T>::infinity());
+        std::fill(p + columns, p + filled, T(0));
+        std::fill(ds + columns, ds + filled, T(0));
+      }
+      ScoreGrads(columns, w.lse + r0 + i, w.delta + r0 + i, w.probabilities + i * kKeyTile,
+                 w.d_scores + i * kKeyTile);
+    }
+    for (int64_t d = 0; d < padded_dim_; d += kCols) {
+      for (int64_t i = 0; i < rows; i += kTileRows) {
+        MultiplyTile<T, ReadA::kRows, Into::kAdd>(visible[i / kTileRows], w.d_scores + i * kKeyTile,
+                                                  kKeyTile, w.k + d * kKeyTile, kCols,
+                                                  w.dq + (r0 + i) * padded_dim_ + d, padded_dim_);
+      }
+    }
+    for (int64_t j = 0; j < most_visible; j += kTileRows) {
       // In a causal tile the first rows may not see key j yet.
       const int64_t skip = is_causal_ ? std::max<int64_t>(0, (key0 + j) * group_ - r0) : 0;
-      const T* p = w.probabilities + skip * kKeyTile + j;
-      const T* ds = w.d_scores + skip * kKeyTile + j;
-      const T* d_o = w.d_o + (r0 + skip) * padded_dim_;
-      const T* q = w.q + (r0 + skip) * padded_dim_;
-      for (int64_t d = 0; d < padded_dim_; d += kCols) {
-        const int64_t at = j * padded_dim_ + d;
-        MultiplyTile<T, ReadA::kColumns, Into::kAdd>(rows - skip, p, kKeyTile, d_o + d, padded_dim_,
-                                                     w.dv + at, padded_dim_);
-        MultiplyTile<T, ReadA::kColumns, Into::kAdd>(rows - skip, ds, kKeyTile, q + d, padded_dim_,
-                                                     w.dk + at, padded_dim_);
+      AddKeyGrads(w.probabilities + skip * kKeyTile + j, w.d_o + (r0 + skip) * padded_dim_,
+                  rows - skip, w.dv + j * padded_dim_);
+      AddKeyGrads(w.d_scores + skip * kKeyTile + j, w.q + (r0 + skip) * padded_dim_, rows - skip,
+                  w.dk + j * padded_dim_);
+    }
+  }
+
+  /// out = x y^T where visible; x [rows, padded K], y packed.
+  void ScorePanels(const T* x, const T* y_transposed, int64_t rows, const int64_t* visible,
+                   int64_t keys, T* out) const {
+    constexpr int64_t kCols = kTileCols<T>;
+    // A panel serves all rows while it is in the L1 cache.
+    for (int64_t j = 0; j < keys; j += kCols) {
+      for (int64_t i = 0; i < rows; i += kTileRows) {
+        if (j >= visible[i / kTileRows]) continue;
+        MultiplyTile<T, ReadA::kRows, Into::kSet>(head_dim_, x + i * padded_dim_, padded_dim_,
+                                                  y_transposed + j * head_dim_, kCols,
+                                                  out + i * kKeyTile + j, kKeyTile);
       }
     }
   }
 
-  /// Probabilities and score gradients of rows [r0 + i, + kTileRows), and their part of dq.
-  void RowTile(const Task& task, const Workspace<T>& w, int64_t r0, int64_t i, int64_t key0,
-               int64_t keys, int64_t filled) const {
-    constexpr int64_t kCols = kTileCols<T>;
-    const int64_t r = r0 + i;
-    const int64_t visible = VisibleKeys(task, r + kTileRows - 1, key0, keys);
-    const int64_t columns = RoundUp(visible, kCols);
-    T* p = w.probabilities + i * kKeyTile;
-    T* ds = w.d_scores + i * kKeyTile;
-    for (int64_t j = 0; j < columns; j += kCols) {
-      MultiplyTile<T, ReadA::kRows, Into::kSet>(head_dim_, w.q + r * padded_dim_, padded_dim_,
-                                                w.k_transposed + j * head_dim_, kCols, p + j,
-                                                kKeyTile);
-      MultiplyTile<T, ReadA::kRows, Into::kSet>(head_dim_, w.d_o + r * padded_dim_, padded_dim_,
-                                                w.v_transposed + j * head_dim_, kCols, ds + j,
-                                                kKeyTile);
-    }
-    for (int64_t n = 0; n < kTileRows; ++n, p += kKeyTile, ds += kKeyTile) {
-      ScoreGrads(VisibleKeys(task, r + n, key0, keys), columns, w.lse[r + n], w.delta[r + n], p,
-                 ds);
-      std::fill(p + columns, p + std::max(columns, filled), T(0));
-      std::fill(ds + columns, ds + std::max(columns, filled), T(0));
-    }
-    for (int64_t d = 0; d < padded_dim_; d += kCols) {
-      MultiplyTile<T, ReadA::kRows, Into::kAdd>(visible, w.d_scores + i * kKeyTile, kKeyTile,
-                                                w.k + d * kKeyTile, kCols,
-                                                w.dq + r * padded_dim_ + d, padded_dim_);
+  /// kTileRows rows of out += p^T x; p [rows, kKeyTile], x [rows, padded K].
+  void AddKeyGrads(const T* p, const T* x, int64_t rows, T* out) const {
+    for (int64_t d = 0; d < padded_dim_; d += kTileCols<T>) {
+      MultiplyTile<T, ReadA::kColumns, Into::kAdd>(rows, p, kKeyTile, x + d, padded_dim_, out + d,
+                                                   padded_dim_);
     }
   }
 
-  /// p: scores in, probabilities out; ds: do v^T in, gradient of the scores out.
-  static void ScoreGrads(int64_t visible, int64_t columns, T lse, T delta, T* p, T* ds) {
+  /// For kTileRows rows; p: scores in, probabilities out; ds: do v^T in, gradient of the scores
+  /// out.
+  static void ScoreGrads(int64_t columns, const T* lse, const T* delta, T* p, T* ds) {
+    using V = typename SimdVector<T>::Type;
     constexpr int64_t kLanes = kTileCols<T> / 2;
-    for (int64_t j = visible; j < columns; ++j) p[j] = -std::numeric_limits<T>::infinity();
     for (int64_t j = 0; j < columns; j += kLanes) {
-      const auto probability = ExpSoftmax(Load(p + j) - lse);
-      Store(probability, p + j);
-      Store<T>(probability * (Load(ds + j) - delta), ds + j);
+      V x[kTileRows];
+#pragma GCC unroll 6
+      for (int64_t i = 0; i < kTileRows; ++i) x[i] = Load(p + i * kKeyTile + j) - lse[i];
+      ExpSoftmax<kTileRows>(x);
+#pragma GCC unroll 6
+      for (int64_t i = 0; i < kTileRows; ++i) {
+        Store(x[i], p + i * kKeyTile + j);
+        Store<T>(x[i] * (Load(ds + i * kKeyTile + j) - delta[i]), ds + i * kKeyTile + j);
+      }
     }
   }
 

@@ -25,6 +25,9 @@ struct Task {
 /// then costs about 2 % of a task, and queries and outputs of K = 64 stay in the L2 cache.
 constexpr int64_t kMaxTaskRows = 768;
 
+/// Query rows whose scores are in flight at once: with a panel of keys they fit the L1 cache.
+constexpr int64_t kRowBlock = 4 * kTileRows;
+
 std::vector<Task> MakeTasks(const Tensor& cu_seqlens, int64_t num_kv_heads, int64_t group,
                             bool is_causal) {
   const int32_t* cu = cu_seqlens.ptr<int32_t>();
@@ -67,7 +70,7 @@ struct Workspace {
     sum = take(rows);
     k_transposed = take(kKeyTile * head_dim);
     v = take(kKeyTile * padded_dim);
-    scores = take(kTileRows * kKeyTile);
+    scores = take(kRowBlock * kKeyTile);
   }
 };
 
@@ -109,7 +112,9 @@ class Forward {
       const int64_t keys = std::min(kKeyTile, num_keys - key0);
       PackTransposed<T>({k[key0], k.stride}, keys, head_dim_, w.k_transposed);
       PackPanels<T>({v[key0], v.stride}, keys, head_dim_, w.v);
-      for (int64_t r = 0; r < padded_rows; r += kTileRows) RowTile(task, w, r, key0, keys);
+      for (int64_t r = 0; r < padded_rows; r += kRowBlock) {
+        RowBlock(task, w, r, std::min(kRowBlock, padded_rows - r), key0, keys);
+      }
     }
     WriteOutputs(task, w);
   }
@@ -129,59 +134,84 @@ class Forward {
     return std::clamp<int64_t>(query + 1 - key0, 0, keys);
   }
 
-  /// One register tile of query rows against one tile of keys: scores, softmax, o += p v.
-  void RowTile(const Task& task, const Workspace<T>& w, int64_t r0, int64_t key0,
-               int64_t keys) const {
+  /// A block of query rows against one tile of keys: scores, softmax, o += p v.
+  void RowBlock(const Task& task, const Workspace<T>& w, int64_t r0, int64_t rows, int64_t key0,
+                int64_t keys) const {
     constexpr int64_t kCols = kTileCols<T>;
-    const int64_t visible = VisibleKeys(task, r0 + kTileRows - 1, key0, keys);
-    if (visible == 0) return;
-    const int64_t columns = RoundUp(visible, kCols);
-    for (int64_t j = 0; j < columns; j += kCols) {
-      MultiplyTile<T, ReadA::kRows, Into::kSet>(head_dim_, w.q + r0 * head_dim_, head_dim_,
-                                                w.k_transposed + j * head_dim_, kCols, w.scores + j,
-                                                kKeyTile);
+    int64_t visible[kRowBlock / kTileRows];  // of the last row of each register tile
+    for (int64_t i = 0; i < rows; i += kTileRows) {
+      visible[i / kTileRows] = VisibleKeys(task, r0 + i + kTileRows - 1, key0, keys);
     }
-    for (int64_t i = 0; i < kTileRows; ++i) {
-      Softmax(w, r0 + i, VisibleKeys(task, r0 + i, key0, keys), columns, w.scores + i * kKeyTile);
+    // A panel serves all rows while it is in the L1 cache.
+    for (int64_t j = 0; j < keys; j += kCols) {
+      for (int64_t i = 0; i < rows; i += kTileRows) {
+        if (j >= visible[i / kTileRows]) continue;
+        MultiplyTile<T, ReadA::kRows, Into::kSet>(head_dim_, w.q + (r0 + i) * head_dim_, head_dim_,
+                                                  w.k_transposed + j * head_dim_, kCols,
+                                                  w.scores + i * kKeyTile + j, kKeyTile);
+      }
+    }
+    for (int64_t i = 0; i < rows; i += kTileRows) {
+      if (visible[i / kTileRows] == 0) continue;
+      const int64_t columns = RoundUp(visible[i / kTileRows], kCols);
+      for (int64_t n = i; n < i + kTileRows; ++n) {
+        // Hidden keys take part as -inf, so that no loop has a tail.
+        T* row = w.scores + n * kKeyTile;
+        std::fill(row + VisibleKeys(task, r0 + n, key0, keys), row + columns,
+                  -std::numeric_limits<T>::infinity());
+      }
+      Softmax(w, r0 + i, columns, w.scores + i * kKeyTile);
     }
     for (int64_t d = 0; d < padded_dim_; d += kCols) {
-      MultiplyTile<T, ReadA::kRows, Into::kAdd>(visible, w.scores, kKeyTile, w.v + d * kKeyTile,
-                                                kCols, w.o + r0 * padded_dim_ + d, padded_dim_);
+      for (int64_t i = 0; i < rows; i += kTileRows) {
+        MultiplyTile<T, ReadA::kRows, Into::kAdd>(visible[i / kTileRows], w.scores + i * kKeyTile,
+                                                  kKeyTile, w.v + d * kKeyTile, kCols,
+                                                  w.o + (r0 + i) * padded_dim_ + d, padded_dim_);
+      }
     }
   }
 
-  /// Scores of row r become exp(score - running maximum); sum and output so far follow a maximum
-  /// that grows. Source: Milakov & Gimelshein 2018, algorithm 3.
-  void Softmax(const Workspace<T>& w, int64_t r, int64_t visible, int64_t columns,
-               T* scores) const {
+  /// Scores of kTileRows rows become exp(score - running maximum); sums and outputs so far follow a
+  /// maximum that grows. Source: Milakov & Gimelshein 2018, algorithm 3.
+  void Softmax(const Workspace<T>& w, int64_t r0, int64_t columns, T* scores) const {
     using V = typename SimdVector<T>::Type;
     constexpr int64_t kLanes = kTileCols<T> / 2;
-    // Hidden keys take part as -inf, so that the loops below have no tail.
-    for (int64_t j = visible; j < columns; ++j) scores[j] = -std::numeric_limits<T>::infinity();
-    V largest = Load(scores);
-    for (int64_t j = kLanes; j < columns; j += kLanes) {
-      const V s = Load(scores + j);
-      largest = s > largest ? s : largest;
+    T* max = w.max + r0;
+    T row_max[kTileRows];
+    for (int64_t i = 0; i < kTileRows; ++i) {
+      const T* row = scores + i * kKeyTile;
+      V left = Load(row), right = Load(row + kLanes);
+      for (int64_t j = 2 * kLanes; j < columns; j += 2 * kLanes) {
+        const V a = Load(row + j), b = Load(row + j + kLanes);
+        left = a > left ? a : left;
+        right = b > right ? b : right;
+      }
+      left = right > left ? right : left;
+      row_max[i] = max[i];
+      for (int64_t l = 0; l < kLanes; ++l) row_max[i] = std::max(row_max[i], left[l]);
     }
-    T row_max = w.max[r];
-    for (int64_t l = 0; l < kLanes; ++l) row_max = largest[l] > row_max ? largest[l] : row_max;
-    V sums = V{};
+    V sums[kTileRows] = {};
     for (int64_t j = 0; j < columns; j += kLanes) {
-      const V p = ExpSoftmax(Load(scores + j) - row_max);
-      Store(p, scores + j);
-      sums += p;
+      V p[kTileRows];
+#pragma GCC unroll 6
+      for (int64_t i = 0; i < kTileRows; ++i) p[i] = Load(scores + i * kKeyTile + j) - row_max[i];
+      ExpSoftmax<kTileRows>(p);
+#pragma GCC unroll 6
+      for (int64_t i = 0; i < kTileRows; ++i) {
+        Store(p[i], scores + i * kKeyTile + j);
+        sums[i] += p[i];
+      }
     }
-    T row_sum = 0;
-    for (int64_t l = 0; l < kLanes; ++l) row_sum += sums[l];
-    if (row_max == w.max[r]) {
-      w.sum[r] += row_sum;
-      return;
+    for (int64_t i = 0; i < kTileRows; ++i) {
+      T row_sum = 0;
+      for (int64_t l = 0; l < kLanes; ++l) row_sum += sums[i][l];
+      const T keep = ExpSoftmax(max[i] - row_max[i]);
+      w.sum[r0 + i] = w.sum[r0 + i] * keep + row_sum;
+      if (row_max[i] == max[i]) continue;
+      max[i] = row_max[i];
+      T* o = w.o + (r0 + i) * padded_dim_;
+      for (int64_t d = 0; d < padded_dim_; d += kLanes) Store(Load(o + d) * keep, o + d);
     }
-    const T keep = ExpSoftmax(w.max[r] - row_max);
-    w.sum[r] = w.sum[r] * keep + row_sum;
-    w.max[r] = row_max;
-    T* o = w.o + r * padded_dim_;
-    for (int64_t d = 0; d < padded_dim_; d += kLanes) Store(Load(o + d) * keep, o + d);
   }
 
   void WriteOutputs(const Task& task, const Workspace<T>& w) const {

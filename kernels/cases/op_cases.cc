@@ -13,6 +13,9 @@ const std::vector<OpCase>& AllOpCases() {
     AddRowsCases(cases);
     AddElementwiseCases(cases);
     AddOptimizerCases(cases);
+    AddGemmCases(cases);
+    AddAttentionCases(cases);
+    AddCrossEntropyCases(cases);
     return cases;
   }();
   return *kCases;

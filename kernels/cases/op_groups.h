@@ -13,5 +13,8 @@ void AddActivationCases(std::vector<OpCase>* cases);
 void AddRowsCases(std::vector<OpCase>* cases);
 void AddElementwiseCases(std::vector<OpCase>* cases);
 void AddOptimizerCases(std::vector<OpCase>* cases);
+void AddGemmCases(std::vector<OpCase>* cases);
+void AddAttentionCases(std::vector<OpCase>* cases);
+void AddCrossEntropyCases(std::vector<OpCase>* cases);
 
 }  // namespace omnitrain

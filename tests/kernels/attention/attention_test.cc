@@ -145,33 +145,6 @@ TEST_CASE("attention is softmax(scale q k^T) v, and its gradients are exact") {
   }
 }
 
-TEST_CASE("attention gradients agree with central differences") {
-  CpuContext cpu;
-  const Case c{{9, 1, 4}, 4, 2, 6, true, 2};
-  Problem p(c, DType::kF64);
-  p.Forward(cpu.ctx);
-  p.Backward(cpu.ctx);
-  const auto objective = [&] {
-    Problem copy = p;
-    copy.Forward(cpu.ctx);
-    double sum = 0;
-    for (int64_t i = 0; i < (*copy.o).num_elements(); ++i) sum += copy.o.at(i) * copy.d_o.at(i);
-    return sum;
-  };
-  for (const auto& [input, gradient] :
-       {std::pair(&p.q, &p.dq), std::pair(&p.k, &p.dk), std::pair(&p.v, &p.dv)}) {
-    for (int64_t i = 0; i < (**input).num_elements(); ++i) {
-      const double x = input->at(i), step = 1e-5;
-      input->at(i, x + step);
-      const double above = objective();
-      input->at(i, x - step);
-      const double below = objective();
-      input->at(i, x);
-      REQUIRE(gradient->at(i) == Approx((above - below) / (2 * step)).margin(1e-8));
-    }
-  }
-}
-
 TEST_CASE("attention is the same bit for bit, whatever the number of threads") {
   const Case c{{301, 77, 12, 0, 150}, 8, 4, 32, true};
   Problem first(c, DType::kF32);

@@ -1,0 +1,83 @@
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/attention/attention.h"
+#include "kernels/cases/op_groups.h"
+
+namespace omnitrain {
+namespace {
+
+struct Heads {
+  int64_t query, kv, dim;
+};
+
+OpCase AttentionCase(const std::string& label, const std::vector<int64_t>& lengths, Heads heads,
+                     bool is_causal, int64_t pad = 0) {
+  AttentionParams params;
+  params.is_causal = is_causal;
+  params.softmax_scale = 1 / std::sqrt(static_cast<double>(heads.dim));
+  std::vector<double> cu_seqlens{0};
+  double pairs = 0;
+  for (const int64_t length : lengths) {
+    const auto n = static_cast<double>(length);
+    cu_seqlens.push_back(cu_seqlens.back() + n);
+    params.max_seqlen = std::max(params.max_seqlen, length);
+    pairs += is_causal ? n * (n + 1) / 2 : n * n;
+  }
+  const auto tokens = static_cast<int64_t>(cu_seqlens.back());
+  const auto num_sequences = static_cast<int64_t>(lengths.size());
+  const Shape rows{tokens, heads.query, heads.dim}, kv_rows{tokens, heads.kv, heads.dim};
+  OpCase c;
+  c.op = "attention";
+  c.label = fmt::format("{} H={} G={} K={} {}{}", label, heads.query, heads.kv, heads.dim,
+                        is_causal ? "causal" : "full", pad ? " strided" : "");
+  c.Add(Input("q", rows).Pad(pad).Grad("dq").Moves(1, 1));
+  c.Add(Input("k", kv_rows).Pad(pad).Grad("dk").Moves(1, 1));
+  c.Add(Input("v", kv_rows).Pad(2 * pad).Grad("dv").Moves(1, 1));
+  c.Add(Input("cu_seqlens", {num_sequences + 1}, Fill::List(cu_seqlens)).Type(OperandType::kInt32));
+  c.Add(Output("o", rows).Pad(pad).Seed("d_o").Moves(1, 1));
+  c.Add(Output("lse", {heads.query, tokens}).Type(OperandType::kMainGrad));
+  c.Add(Input("d_o", rows).Pad(pad).Moves(0, 1));
+  c.Add(GradOut("dq", rows, false).Pad(pad).Moves(0, 1));
+  c.Add(GradOut("dk", kv_rows, false).Pad(pad).Moves(0, 1));
+  c.Add(GradOut("dv", kv_rows, false).Pad(pad).Moves(0, 1));
+  c.forward = [params](Context& ctx, const CaseRun& t) {
+    AttentionForward(ctx, t["q"], t["k"], t["v"], t["cu_seqlens"], params, t["o"], t["lse"]);
+  };
+  c.backward = [params](Context& ctx, const CaseRun& t) {
+    AttentionBackward(ctx, t["d_o"], t["q"], t["k"], t["v"], t["o"], t["lse"], t["cu_seqlens"],
+                      params, t["dq"], t["dk"], t["dv"]);
+  };
+  // Two products of [length, K] x [K, length] in the forward, five in the backward; a causal model
+  // counts what it sees.
+  c.forward_flops = 4 * pairs * static_cast<double>(heads.query * heads.dim);
+  c.backward_flops = 2.5 * c.forward_flops;
+  return c;
+}
+
+OpCase Bench(OpCase c) {
+  c.is_bench = true;
+  return c;
+}
+
+}  // namespace
+
+void AddAttentionCases(std::vector<OpCase>* cases) {
+  const auto add = [&](OpCase c) { cases->push_back(std::move(c)); };
+  add(AttentionCase("1", {1}, {1, 1, 1}, true));
+  cases->back().f32_abs = 1e-6;  // dq and dk are 0
+  add(AttentionCase("none", {0}, {2, 1, 4}, true));
+  add(AttentionCase("5,0,1,7", {5, 0, 1, 7}, {4, 2, 6}, true, 3));
+  add(AttentionCase("5,0,1,7", {5, 0, 1, 7}, {2, 2, 9}, false, 5));
+  add(AttentionCase("40,23", {40, 23}, {6, 2, 20}, true));
+  add(AttentionCase("200", {200}, {2, 1, 8}, true));
+  add(AttentionCase("197", {197}, {1, 1, 72}, false));
+  add(Bench(AttentionCase("8 x 256", std::vector<int64_t>(8, 256), {4, 4, 32}, false)));
+  const std::vector<int64_t> mixed{50, 147, 244, 90, 187, 284, 130, 227, 73, 170, 267, 113};
+  add(Bench(AttentionCase("12 x 50..284", mixed, {8, 4, 32}, true)));
+  add(Bench(AttentionCase("12 x 50..284", mixed, {8, 4, 64}, true)));
+  add(Bench(AttentionCase("1800", {1800}, {8, 4, 64}, true)));
+  add(Bench(AttentionCase("1024", {1024}, {4, 4, 72}, false)));
+}
+
+}  // namespace omnitrain

@@ -1,0 +1,57 @@
+#include "kernels/cases/op_groups.h"
+#include "kernels/cross_entropy/cross_entropy.h"
+
+namespace omnitrain {
+namespace {
+
+/// The op makes its gradients with the loss: forward is the evaluation, backward the training form,
+/// which adds to a loss of its own.
+OpCase CrossEntropyCase(int64_t rows, int64_t width, int64_t vocabulary, int64_t pad) {
+  OpCase c;
+  c.op = "cross_entropy";
+  c.label = fmt::format("T={} D={} V={}{}", rows, width, vocabulary, pad ? " strided" : "");
+  c.is_thread_invariant = false;  // the products
+  std::vector<double> labels, weights;
+  double num_labelled = 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    const bool is_labelled = i % 4 != 1;
+    labels.push_back(is_labelled ? static_cast<double>(i * 7919 % vocabulary) : -100);
+    weights.push_back(0.25 * static_cast<double>(i % 7));
+    num_labelled += is_labelled;
+  }
+  c.Add(Input("h", {rows, width}).Pad(pad).Grad("dh").Moves(1, 1));
+  c.Add(Input("w", {vocabulary, width}, Fill::Normal(0.3)).Grad("dw").Moves(1, 2));
+  c.Add(Input("labels", {rows}, Fill::List(labels)).Type(OperandType::kInt32));
+  c.Add(Input("weights", {rows}, Fill::List(weights)).Type(OperandType::kF32));
+  c.Add(InOut("loss_sum", {1}, Fill::Constant(1.5))).Type(OperandType::kF64).Seed("d_loss");
+  c.Add(Input("d_loss", {1}, Fill::Constant(1))).Type(OperandType::kF64);
+  c.Add(GradOut("train_loss_sum", {1}, true)).Type(OperandType::kF64);
+  c.Add(GradOut("dh", {rows, width}, false).Pad(pad).Moves(0, 1));
+  c.Add(GradOut("dw", {vocabulary, width}, true).Type(OperandType::kMainGrad).Moves(0, 2));
+  c.forward = [](Context& ctx, const CaseRun& t) {
+    LinearCrossEntropy(ctx, t["h"], t["w"], t["labels"], t["weights"], t["loss_sum"], Tensor(),
+                       Tensor());
+  };
+  c.backward = [](Context& ctx, const CaseRun& t) {
+    LinearCrossEntropy(ctx, t["h"], t["w"], t["labels"], t["weights"], t["train_loss_sum"], t["dh"],
+                       t["dw"]);
+  };
+  c.forward_flops = 2 * num_labelled * static_cast<double>(width * vocabulary);
+  c.backward_flops = 3 * c.forward_flops;
+  return c;
+}
+
+}  // namespace
+
+void AddCrossEntropyCases(std::vector<OpCase>* cases) {
+  cases->push_back(CrossEntropyCase(1, 1, 1, 0));
+  cases->push_back(CrossEntropyCase(0, 4, 9, 0));
+  cases->push_back(CrossEntropyCase(6, 5, 3, 2));
+  cases->push_back(CrossEntropyCase(41, 19, 257, 0));
+  cases->push_back(CrossEntropyCase(1024, 256, 2048, 0));
+  cases->back().is_bench = true;
+  cases->push_back(CrossEntropyCase(256, 256, 151936, 0));
+  cases->back().is_bench = true;
+}
+
+}  // namespace omnitrain
