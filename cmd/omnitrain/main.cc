@@ -13,7 +13,10 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "omnitrain 0.1.0");
   Runner run;
+  AddTrain(app, &run);
   AddParity(app, &run);
+  AddExport(app, &run);
+  AddTokenizer(app, &run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -8,14 +8,12 @@
 namespace omnitrain {
 namespace {
 
-// Sample points of torch.linspace(0, last, count) in f32: from both ends towards the middle.
+// Sample points of torch.linspace(0, last, count) in its closed form, rounded to f32 after each
+// operation: the weights that follow from them inherit its last bits.
 std::vector<float> Linspace(float last, int count) {
-  std::vector<float> points(static_cast<size_t>(count), 0.0f);
-  if (count == 1) return points;
-  const float step = last / static_cast<float>(count - 1);
+  std::vector<float> points(static_cast<size_t>(count));
   for (int i = 0; i < count; ++i) {
-    points[i] = i < count / 2 ? step * static_cast<float>(i)
-                              : last - step * static_cast<float>(count - 1 - i);
+    points[i] = static_cast<float>(i) * last / static_cast<float>(std::max(count - 1, 1));
   }
   return points;
 }
