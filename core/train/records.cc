@@ -34,4 +34,39 @@ std::string StepLine(const Json& step, int64_t num_steps) {
   return line;
 }
 
+std::vector<std::string> EndLines(const Json& end) {
+  std::vector<std::string> lines;
+  if (end.contains("eval")) {
+    lines.push_back(fmt::format("held out: loss {:.4f} over {} samples",
+                                end["eval"]["loss"].get<double>(),
+                                end["eval"]["samples"].get<int64_t>()));
+  }
+  if (end.contains("sight")) {
+    const Json& sight = end["sight"];
+    const Json& nats = sight["nats_per_byte"];
+    lines.push_back(fmt::format(
+        "sight, {} pairs: {:.3f} nats per caption byte with the own picture, {:.3f} with another, "
+        "{:.3f} with a blank one; own preferred over another's: {:.1f} %",
+        sight["pairs"].get<int64_t>(), nats["own"].get<double>(), nats["other"].get<double>(),
+        nats["blank"].get<double>(), 100 * sight["prefers_own"].get<double>()));
+    if (sight.contains("kind_accuracy")) {
+      const Json& kinds = sight["kind_accuracy"];
+      lines.push_back(
+          fmt::format("kind named right: {:.1f} % with the picture, {:.1f} % with a blank one, "
+                      "{:.1f} % by always "
+                      "guessing the commonest",
+                      100 * kinds["own"].get<double>(), 100 * kinds["blank"].get<double>(),
+                      100 * kinds["commonest"].get<double>()));
+    }
+  }
+  if (end.contains("captions")) {
+    for (const Json& caption : end["captions"]) {
+      lines.push_back(fmt::format(
+          "{}\n    says: {}\n    true: {}", caption["sample"].get<std::string>(),
+          caption["caption"].get<std::string>(), caption["reference"].get<std::string>()));
+    }
+  }
+  return lines;
+}
+
 }  // namespace omnitrain

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "core/base/json.h"
 
@@ -18,6 +19,10 @@ class RecordWriter {
  private:
   bool is_writer_;
 };
+
+/// What the `end` record says of held-out data, for people: lines for stderr, none where nothing
+/// was evaluated.
+std::vector<std::string> EndLines(const Json& end);
 
 /// The stderr line of a step, aligned; a progress bar follows on a terminal.
 std::string StepLine(const Json& step, int64_t num_steps);

@@ -388,6 +388,9 @@ class Trainer {
     record["skipped"] = skipped_;
     record["seconds"] = SecondsSince(start_);
     records_.Write("end", record);
+    if (is_first_) {
+      for (const std::string& line : EndLines(record)) std::fprintf(stderr, "%s\n", line.c_str());
+    }
     world_.Barrier();
     return 0;
   }
