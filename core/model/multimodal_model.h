@@ -9,7 +9,8 @@
 
 namespace omnitrain {
 
-/// An encoder and an LLM over one ParamStore. Declares all parameters; the caller allocates and fills them.
+/// An encoder and an LLM over one ParamStore. Declares all parameters; the caller allocates and
+/// fills them.
 class MultimodalModel {
  public:
   explicit MultimodalModel(const ModelConfig& config)
