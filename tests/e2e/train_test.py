@@ -1,0 +1,111 @@
+"""Whole training jobs on a tiny data set: the contract of the output, equal bits, ranks, resuming, saving."""
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import time
+
+from harness import BINARY, MPI_TEST, Workspace, checkpoint_bytes, close, expect, read_safetensors, run
+
+w = Workspace()
+
+# The contract of stdout and stderr.
+base = w.train()
+expect(base.code == 0, "a plain run", base)
+kinds = [r["record"] for r in base.records()]
+expect(kinds[0] == "start" and kinds[-1] == "end" and kinds.count("step") == 6 and "checkpoint" in kinds, "records in order", base)
+for key in ("step", "loss", "grad_norm", "lr", "tokens", "samples", "step_ms", "data_wait_ms", "tokens_per_s", "tflops",
+            "mem_bytes", "balance", "skipped", "eta_s"):
+    expect(all(key in r for r in base.records("step")), f"step records have {key}", base)
+expect(base.losses()[-1] < base.losses()[0], "the loss falls", base)
+expect(base.err.count("step ") >= 6, "a line a step on stderr", base)
+last = w.path("run/checkpoints/step-00000006")
+saved = checkpoint_bytes(last)
+
+# The same spec twice gives equal bits.
+shutil.move(w.path("run"), w.path("run.first"))
+again = w.train()
+expect(again.losses() == base.losses() and checkpoint_bytes(last) == saved, "the same spec twice: equal bits", again)
+
+# 6 steps = 3 + resume + 3, bitwise; the schedule of the learning rate is that of the whole run.
+shutil.rmtree(w.path("run/checkpoints/step-00000006"))
+os.remove(w.path("run/checkpoints/latest"))
+resumed = w.train()
+expect(resumed.code == 0 and resumed.losses() == base.losses()[3:], "resumed steps are those of the straight run", resumed)
+expect(checkpoint_bytes(last) == saved, "resumed checkpoint: equal bits", resumed)
+
+# A finished run that is started again trains nothing and ends well; --resume none refuses to write over it.
+done = w.train()
+expect(done.code == 0 and not done.records("step"), "a finished run is not repeated", done)
+none = w.train(resume="none")
+expect(none.code == 2 and "run.out" in none.err, "--resume none does not overwrite", none)
+
+# Other numbers of ranks, gradient accumulation: the same curve.
+for ranks in (2, 4):
+    result = w.train(f"run.out={w.dir}/r{ranks}", ranks=ranks)
+    expect(result.code == 0 and close(result.losses(), base.losses(), 1e-9), f"{ranks} ranks give the same curve", result)
+small = w.train(f"run.out={w.dir}/small", "batch.micro_batch_tokens=64")
+expect(small.code == 0 and close(small.losses(), base.losses(), 1e-9), "many small micro-batches give the same curve", small)
+single = w.train(f"run.out={w.dir}/f32", "precision=fp32")
+expect(single.code == 0 and close(single.losses(), base.losses(), 1e-4), "fp32 follows fp64", single)
+
+# Resume on another number of ranks.
+shutil.rmtree(w.path("r2/checkpoints/step-00000006"))
+moved = w.train(f"run.out={w.dir}/r2", ranks=0)
+expect(moved.code == 0 and close(moved.losses(), base.losses()[3:], 1e-9), "a run of 2 ranks goes on with one", moved)
+
+# Frozen and slower modules.
+frozen = w.train(f"run.out={w.dir}/frozen", "train.vision.freeze=true", "train.projector.freeze=true", "checkpoint.hf_export=true")
+expect(frozen.code == 0, "frozen encoder", frozen)
+slow = w.train(f"run.out={w.dir}/slow", "train.llm.lr_scale=0", "checkpoint.hf_export=true")
+if slow.code == 2:
+    slow = w.train(f"run.out={w.dir}/slow", "train.llm.freeze=true", "checkpoint.hf_export=true")
+expect(slow.code == 0, "frozen llm", slow)
+fresh = w.train(f"run.out={w.dir}/fresh", "run.steps=1", "optim.warmup_steps=0", "optim.lr=1.0e-200", "checkpoint.hf_export=true")
+expect(fresh.code == 0, "a run that hardly moves", fresh)
+
+
+def tensors(directory):
+    header, data = read_safetensors(f"{directory}/hf/model.safetensors")
+    spans = {k: v["data_offsets"] for k, v in header.items() if k != "__metadata__"}
+    return {k: struct.unpack(f"<{(end - begin) // 4}f", data[begin:end]) for k, (begin, end) in spans.items()}
+
+
+start, after, after_llm = tensors(w.path("fresh")), tensors(w.path("frozen")), tensors(w.path("slow"))
+for name in start:
+    is_vision = name.startswith("model.visual")
+    expect((after[name] == start[name]) == is_vision, f"frozen encoder: {name}")
+    expect((after_llm[name] == start[name]) == (not is_vision), f"frozen llm: {name}")
+
+# Export, and training on from it.
+exported = run(["export", w.path("run"), "--to", w.path("hf")])
+expect(exported.code == 0 and os.path.exists(w.path("hf/config.json")) and os.path.exists(w.path("hf/tokenizer.json")), "export", exported)
+on = w.train(f"run.out={w.dir}/on", "model.arch=null", f"model.hf={w.dir}/hf", "run.steps=1", "optim.warmup_steps=0")
+longer = w.train("run.steps=7", f"run.out={w.dir}/run")
+expect(on.code == 0 and on.records("start")[0]["parameters"] == base.records("start")[0]["parameters"], "train from the export", on)
+expect(on.losses()[0] < base.losses()[0] * 0.9, "the exported weights are the trained ones", on)
+half = run(["export", w.path("run"), "--to", w.path("hf16"), "--dtype", "bf16"])
+expect(half.code == 0 and os.path.getsize(w.path("hf16/model.safetensors")) < 0.6 * os.path.getsize(w.path("hf/model.safetensors")), "bf16 export", half)
+
+# A signal: saved, exit code 128 + n, resumable.
+for ranks in (0, 2):
+    out = w.path(f"signal{ranks}")
+    sets = ["--set", f"run.out={out}", "--set", "run.steps=100000", "--set", "checkpoint.every=0"]
+    command = [BINARY, "train", w.path("job.yaml"), *sets]
+    if ranks:
+        command = [MPI_TEST, str(ranks), *command]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=dict(os.environ, OMP_NUM_THREADS="1"))
+    while b'"step"' not in process.stdout.readline():
+        pass
+    if ranks:
+        subprocess.run(["pkill", "-USR1", "-f", f"^{BINARY} train {w.path('job.yaml')} --set run.out={out}"], check=True)
+    else:
+        process.send_signal(signal.SIGUSR1)
+    rest = process.stdout.read().decode()
+    code = process.wait(timeout=60)
+    expect(code == 128 + signal.SIGUSR1, f"exit code {code} after USR1 with {ranks} ranks: {rest[-500:]}")
+    expect(os.path.exists(f"{out}/checkpoints/latest/manifest.json"), "saved after USR1")
+
+w.remove()
+print("train: 20 passed, 0 failed")
