@@ -9,6 +9,7 @@ namespace omnitrain {
 /// and gives the exit code.
 using Runner = std::function<int()>;
 void AddTrain(CLI::App& app, Runner* run);
+void AddCheck(CLI::App& app, Runner* run);
 void AddParity(CLI::App& app, Runner* run);
 void AddExport(CLI::App& app, Runner* run);
 void AddTokenizer(CLI::App& app, Runner* run);

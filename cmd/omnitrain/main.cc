@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "omnitrain 0.1.0");
   Runner run;
   AddTrain(app, &run);
+  AddCheck(app, &run);
   AddParity(app, &run);
   AddExport(app, &run);
   AddTokenizer(app, &run);

@@ -50,39 +50,47 @@ int64_t ParamStore::num_elements() const {
   return n;
 }
 
-void ParamStore::Allocate(Device& device, const AllocateOptions& options) {
-  OT_CHECK(device_ == nullptr, "allocated twice");
-  device_ = &device;
+void ParamStore::Plan(const AllocateOptions& options) {
+  OT_CHECK(buckets_.empty() && device_ == nullptr, "planned twice");
   dtype_ = options.dtype;
   grad_dtype_ = MainGradDType(options.dtype);
   for (int g = 0; g < 3; ++g) frozen_[g] = options.frozen[g];
-
-  int64_t trained = 0, frozen = 0;
   flat_begin_.resize(specs_.size());
   ParamBucket bucket;
   const auto close_bucket = [&] {
     if (bucket.params.empty()) return;
-    bucket.size = RoundUp(trained - bucket.begin, kAlignElements * options.num_shards);
-    trained = bucket.begin + bucket.size;
+    bucket.size = RoundUp(num_trained_ - bucket.begin, kAlignElements * options.num_shards);
+    num_trained_ = bucket.begin + bucket.size;
     buckets_.push_back(bucket);
     bucket = ParamBucket();
   };
   for (ParamId id = 0; id < num_params(); ++id) {
-    const int64_t elements = RoundUp(specs_[id].shape.num_elements(), kAlignElements);
-    int64_t& used = is_frozen(id) ? frozen : trained;
+    int64_t& used = is_frozen(id) ? num_frozen_ : num_trained_;
     if (!is_frozen(id)) {
-      if (bucket.params.empty()) bucket.begin = trained;
+      if (bucket.params.empty()) bucket.begin = num_trained_;
       bucket.params.push_back(id);
     }
     flat_begin_[id] = used;
-    used += elements;
-    if (!is_frozen(id) && trained - bucket.begin >= options.bucket_elements) close_bucket();
+    used += RoundUp(specs_[id].shape.num_elements(), kAlignElements);
+    if (!is_frozen(id) && num_trained_ - bucket.begin >= options.bucket_elements) close_bucket();
   }
   close_bucket();
+}
 
-  flat_values_ = OwnedTensor(device, dtype_, {trained});
-  frozen_values_ = OwnedTensor(device, dtype_, {frozen});
-  flat_grads_ = OwnedTensor(device, grad_dtype_, {trained});
+int64_t ParamStore::value_bytes() const {
+  return (num_trained_ + num_frozen_) * static_cast<int64_t>(DTypeBytes(dtype_));
+}
+
+int64_t ParamStore::grad_bytes() const {
+  return num_trained_ * static_cast<int64_t>(DTypeBytes(grad_dtype_));
+}
+
+void ParamStore::Allocate(Device& device, const AllocateOptions& options) {
+  Plan(options);
+  device_ = &device;
+  flat_values_ = OwnedTensor(device, dtype_, {num_trained_});
+  frozen_values_ = OwnedTensor(device, dtype_, {num_frozen_});
+  flat_grads_ = OwnedTensor(device, grad_dtype_, {num_trained_});
   const auto stream = device.NewStream();
   // The gaps between parameters take part in reductions, norms and updates: they hold zeros for
   // good.

@@ -59,6 +59,13 @@ class ParamStore {
   };
   void Allocate(Device& device, const AllocateOptions& options);
 
+  /// The layout that Allocate would make, without memory: dtypes, buckets and sizes are known
+  /// afterwards.
+  void Plan(const AllocateOptions& options);
+  /// Bytes of values and of main gradients on this rank, after Plan or Allocate.
+  int64_t value_bytes() const;
+  int64_t grad_bytes() const;
+
   /// Draws the values of parameters of a fresh model from (seed, name): the same on every layout.
   /// kNormal is N(0, std^2).  Source: initializer_range of the Hugging Face configurations.
   void Initialize(uint64_t seed, double std, Stream& stream);
@@ -89,6 +96,7 @@ class ParamStore {
   std::vector<ParamBucket> buckets_;
   bool frozen_[3] = {false, false, false};
   DType dtype_ = DType::kF32, grad_dtype_ = DType::kF32;
+  int64_t num_trained_ = 0, num_frozen_ = 0;  // elements of the flat blocks, gaps included
   Device* device_ = nullptr;
   OwnedTensor flat_values_, flat_grads_, frozen_values_;
 };

@@ -143,6 +143,26 @@ LoaderOptions JobInputs::LoaderFor(const JobSpec& spec, int64_t first_index, int
   return options;
 }
 
+ParamStore::AllocateOptions ParamLayoutOf(const JobSpec& spec, int dp_size) {
+  ParamStore::AllocateOptions options;
+  switch (spec.precision) {
+    case Precision::kFp64:
+      options.dtype = DType::kF64;
+      break;
+    case Precision::kFp32:
+      options.dtype = DType::kF32;
+      break;
+    case Precision::kBf16:
+      options.dtype = DType::kBF16;
+      break;
+  }
+  options.num_shards = dp_size;
+  options.frozen[static_cast<int>(ParamGroup::kVision)] = spec.train.vision.freeze;
+  options.frozen[static_cast<int>(ParamGroup::kProjector)] = spec.train.projector.freeze;
+  options.frozen[static_cast<int>(ParamGroup::kLlm)] = spec.train.llm.freeze;
+  return options;
+}
+
 void WriteModelSideFiles(const JobSpec& spec, const JobInputs& inputs, const std::string& dir) {
   fs::create_directories(dir);
   const auto write = [&](const char* name, const std::string& text) {

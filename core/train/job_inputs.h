@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/model/config.h"
+#include "core/model/param_store.h"
 #include "core/spec/job_spec.h"
 #include "data/batch/sample.h"
 #include "data/loader/loader.h"
@@ -27,6 +28,9 @@ struct JobInputs {
 
 /// Errors: kSpec, kData or kCheckpoint, naming the key or file.
 JobInputs OpenInputs(const JobSpec& spec);
+
+/// How a spec stores parameters: dtype, frozen groups, shards.
+ParamStore::AllocateOptions ParamLayoutOf(const JobSpec& spec, int dp_size);
 
 /// Writes config.json, the tokenizer and preprocessor_config.json of the run's model to `dir`: with
 /// weights beside them it is a Hugging Face directory.

@@ -37,18 +37,6 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-DType ComputeDType(Precision precision) {
-  switch (precision) {
-    case Precision::kFp64:
-      return DType::kF64;
-    case Precision::kFp32:
-      return DType::kF32;
-    case Precision::kBf16:
-      return DType::kBF16;
-  }
-  return DType::kF32;
-}
-
 LrSchedulePlan LrPlan(const JobSpec& spec) {
   LrSchedulePlan plan;
   plan.lr = spec.optim.lr;
@@ -156,13 +144,7 @@ class Trainer {
 
  private:
   void Prepare() {
-    ParamStore::AllocateOptions allocate;
-    allocate.dtype = ComputeDType(spec_.precision);
-    allocate.num_shards = dp_.size();
-    allocate.frozen[static_cast<int>(ParamGroup::kVision)] = spec_.train.vision.freeze;
-    allocate.frozen[static_cast<int>(ParamGroup::kProjector)] = spec_.train.projector.freeze;
-    allocate.frozen[static_cast<int>(ParamGroup::kLlm)] = spec_.train.llm.freeze;
-    model_.params().Allocate(ctx_.device(), allocate);
+    model_.params().Allocate(ctx_.device(), ParamLayoutOf(spec_, dp_.size()));
     const std::string resume = FindResume();
     if (spec_.model.hf.empty()) {
       model_.params().Initialize(spec_.run.seed, inputs_.model.text.initializer_range,
