@@ -12,6 +12,7 @@ void AddTrain(CLI::App& app, Runner* run);
 void AddCheck(CLI::App& app, Runner* run);
 void AddParity(CLI::App& app, Runner* run);
 void AddExport(CLI::App& app, Runner* run);
+void AddBench(CLI::App& app, Runner* run);
 void AddTokenizer(CLI::App& app, Runner* run);
 
 }  // namespace omnitrain

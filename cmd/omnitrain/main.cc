@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
   AddParity(app, &run);
   AddExport(app, &run);
   AddTokenizer(app, &run);
+  AddBench(app, &run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
