@@ -16,22 +16,22 @@ struct SimdTraits;
 template <>
 struct SimdTraits<float> {
   using Scalar = float;
-  using Bits = int32_t;
+  using Bits = uint32_t;
 };
 template <>
 struct SimdTraits<Float8> {
   using Scalar = float;
-  using Bits = int32_t __attribute__((vector_size(32)));
+  using Bits = uint32_t __attribute__((vector_size(32)));
 };
 template <>
 struct SimdTraits<double> {
   using Scalar = double;
-  using Bits = int64_t;
+  using Bits = uint64_t;
 };
 template <>
 struct SimdTraits<Double4> {
   using Scalar = double;
-  using Bits = int64_t __attribute__((vector_size(32)));
+  using Bits = uint64_t __attribute__((vector_size(32)));
 };
 
 /// The short vector that fills one AVX2 register.
@@ -63,7 +63,7 @@ struct ExpConstants<float> {
   static constexpr float kShift = 12582912.0f;
   static constexpr float kLowest = -104.0f, kHighest = 89.0f, kFlush = -88.0f;
   static constexpr int kMantissaBits = 23;
-  static constexpr int32_t kOneBits = 0x3f800000;
+  static constexpr uint32_t kOneBits = 0x3f800000;
   static constexpr float kPolynomial[] = {1.392692661402190648e-3f,
                                           8.3637738744055734983e-3f,
                                           4.1666550110305124444e-2f,
@@ -79,7 +79,7 @@ struct ExpConstants<double> {
   static constexpr double kShift = 6755399441055744.0;
   static constexpr double kLowest = -746.0, kHighest = 710.0, kFlush = -709.0;
   static constexpr int kMantissaBits = 52;
-  static constexpr int64_t kOneBits = 0x3ff0000000000000;
+  static constexpr uint64_t kOneBits = 0x3ff0000000000000;
   static constexpr double kPolynomial[] = {2.0915442297780115216e-9,
                                            2.5106274733573294687e-8,
                                            2.7557271810219799569e-7,
@@ -120,7 +120,7 @@ inline V ClampBelow(V x, V low) {
   if constexpr (sizeof(V) == sizeof(typename SimdTraits<V>::Scalar)) {
     is_below = -static_cast<Bits>(x < low);
   } else {
-    is_below = x < low;
+    is_below = __builtin_bit_cast(Bits, x < low);
   }
   const Bits bits =
       (__builtin_bit_cast(Bits, low) & is_below) | (__builtin_bit_cast(Bits, x) & ~is_below);
