@@ -1,0 +1,64 @@
+"""Finds the machine's CUDA toolkit: the repository @local_cuda.
+
+The toolkit is looked for in $CUDA_HOME, then /usr/local/cuda. Without one (or with OMNITRAIN_CUDA=0) the same targets
+exist and are empty, and the program is built for the CPU alone.
+"""
+
+_BUILD = """
+package(default_visibility = ["//visibility:public"])
+
+cc_library(
+    name = "cudart",
+    {includes}
+    linkopts = [{cudart}],
+)
+
+cc_library(
+    name = "cublas_lt",
+    linkopts = [{cublas_lt}],
+    deps = [":cudart"],
+)
+
+cc_library(
+    name = "nccl",
+    linkopts = [{nccl}],
+    deps = [":cudart"],
+)
+"""
+
+_DEFS = """
+HAS_CUDA = {has_cuda}
+NVCC = "{nvcc}"
+CUDA_INCLUDE = "{include}"
+
+def if_cuda(with_cuda, without_cuda = []):
+    return with_cuda if HAS_CUDA else without_cuda
+"""
+
+def _quote(items):
+    return ", ".join(['"%s"' % item for item in items])
+
+def _local_cuda_impl(ctx):
+    home = ctx.os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    nvcc = home + "/bin/nvcc"
+    has_cuda = ctx.os.environ.get("OMNITRAIN_CUDA", "1") != "0" and ctx.path(nvcc).exists
+    library_path = ["-L%s/lib64" % home, "-Wl,-rpath,%s/lib64" % home]
+
+    def link(library):
+        return _quote(library_path + ["-l" + library]) if has_cuda else ""
+
+    if has_cuda:
+        ctx.symlink(home + "/include", "include")
+    ctx.file("BUILD", _BUILD.format(
+        includes = 'hdrs = glob(["include/**/*.h", "include/**/*.hpp"]), includes = ["include"],' if has_cuda else "",
+        cudart = link("cudart"),
+        cublas_lt = link("cublasLt"),
+        nccl = link("nccl"),
+    ))
+    ctx.file("defs.bzl", _DEFS.format(has_cuda = has_cuda, nvcc = nvcc, include = home + "/include"))
+
+local_cuda = repository_rule(
+    implementation = _local_cuda_impl,
+    environ = ["CUDA_HOME", "OMNITRAIN_CUDA"],
+    local = True,
+)
