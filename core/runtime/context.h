@@ -1,6 +1,7 @@
 #pragma once
 
-#include <vector>
+#include <map>
+#include <memory>
 
 #include "core/runtime/device.h"
 
@@ -24,10 +25,21 @@ class Context {
   void* Scratch(size_t bytes);
   size_t scratch_bytes() const { return scratch_.bytes(); }
 
+  /// What an op keeps from call to call on this context (the handle of a library, its plans): made
+  /// at first use with T(), freed with the context.
+  template <typename T>
+  T& State() {
+    static const char key = 0;  // its address stands for T
+    std::shared_ptr<void>& state = states_[&key];
+    if (state == nullptr) state = std::make_shared<T>();
+    return *static_cast<T*>(state.get());
+  }
+
  private:
   Device& device_;
   Stream& stream_;
   Buffer scratch_;
+  std::map<const void*, std::shared_ptr<void>> states_;
 };
 
 }  // namespace omnitrain

@@ -15,10 +15,10 @@ namespace omnitrain::internal {
 }  // namespace omnitrain::internal
 
 /// Throws Error(kInternal), with place, call and reason, unless a CUDA call succeeded.
-#define OT_CUDA(call)                                                               \
-  do {                                                                              \
-    const cudaError_t ot_cuda_error = (call);                                       \
-    if (ot_cuda_error != cudaSuccess) {                                             \
-      ::omnitrain::internal::CudaFailed(__FILE__, __LINE__, #call, ot_cuda_error);  \
-    }                                                                               \
+#define OT_CUDA(call)                                                              \
+  do {                                                                             \
+    const cudaError_t ot_cuda_error = (call);                                      \
+    if (ot_cuda_error != cudaSuccess) {                                            \
+      ::omnitrain::internal::CudaFailed(__FILE__, __LINE__, #call, ot_cuda_error); \
+    }                                                                              \
   } while (false)

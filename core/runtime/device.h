@@ -47,14 +47,22 @@ class Device {
   /// Bytes held now through Allocate, and the most there ever were.
   virtual size_t allocated_bytes() const = 0;
   virtual size_t peak_bytes() const = 0;
-  /// Copies between any two of host and this device, in stream order. Host memory must live until
-  /// the stream got there.
+  /// What Allocate could still give; no limit is known for the host.
+  virtual size_t available_bytes() const = 0;
+  /// Copies between any two of host and this device, in stream order and without waiting for the
+  /// stream. Host memory that is read is free again when the call returns; host memory that is
+  /// written holds the values once the stream got there.
   virtual void Copy(void* destination, const void* source, size_t bytes, Stream& stream) = 0;
   virtual void Fill(void* destination, int byte, size_t bytes, Stream& stream) = 0;
 };
 
 /// The host as a device; `num_threads` OpenMP threads serve each op (0: as the environment says).
 std::unique_ptr<Device> NewCpuDevice(int num_threads = 0);
+
+/// Number of GPUs that this process sees: 0 without a driver, or in a build without CUDA.
+int NumCudaDevices();
+/// GPU `index` of those. Errors: kSpec where there is none, or in a build without CUDA.
+std::unique_ptr<Device> NewCudaDevice(int index);
 
 /// Memory of a device, freed with the object.
 class Buffer {

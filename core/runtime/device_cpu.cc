@@ -1,13 +1,11 @@
 #include <omp.h>
 
-#include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
-#include <unordered_map>
+#include <limits>
 
+#include "core/runtime/allocation_ledger.h"
 #include "core/runtime/device.h"
 
 namespace omnitrain {
@@ -49,33 +47,16 @@ class CpuDevice : public Device {
     constexpr size_t kAlignment = 256;
     void* data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
     OT_CHECK(data != nullptr, "host memory: {} bytes asked for, {} held", bytes, allocated_bytes());
-    std::lock_guard<std::mutex> lock(mutex_);
-    sizes_[data] = bytes;
-    allocated_ += bytes;
-    peak_ = std::max(peak_, allocated_);
+    ledger_.Add(data, bytes);
     return data;
   }
-
   void Free(void* data) override {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      const auto it = sizes_.find(data);
-      if (it != sizes_.end()) {
-        allocated_ -= it->second;
-        sizes_.erase(it);
-      }
-    }
+    ledger_.Remove(data);
     std::free(data);
   }
-
-  size_t allocated_bytes() const override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    return allocated_;
-  }
-  size_t peak_bytes() const override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    return peak_;
-  }
+  size_t allocated_bytes() const override { return ledger_.allocated(); }
+  size_t peak_bytes() const override { return ledger_.peak(); }
+  size_t available_bytes() const override { return std::numeric_limits<size_t>::max(); }
 
   void Copy(void* destination, const void* source, size_t bytes, Stream&) override {
     if (bytes) std::memcpy(destination, source, bytes);
@@ -86,9 +67,7 @@ class CpuDevice : public Device {
 
  private:
   int num_threads_ = 1;
-  mutable std::mutex mutex_;
-  std::unordered_map<void*, size_t> sizes_;
-  size_t allocated_ = 0, peak_ = 0;
+  AllocationLedger ledger_;
 };
 
 }  // namespace

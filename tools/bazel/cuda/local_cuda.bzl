@@ -9,7 +9,7 @@ package(default_visibility = ["//visibility:public"])
 
 cc_library(
     name = "cudart",
-    {includes}
+    {headers}
     linkopts = [{cudart}],
 )
 
@@ -35,25 +35,24 @@ def if_cuda(with_cuda, without_cuda = []):
     return with_cuda if HAS_CUDA else without_cuda
 """
 
-def _quote(items):
-    return ", ".join(['"%s"' % item for item in items])
+def _link(home, has_cuda, library):
+    if not has_cuda:
+        return ""
+    return '"-L{home}/lib64", "-Wl,-rpath,{home}/lib64", "-l{library}"'.format(home = home, library = library)
 
 def _local_cuda_impl(ctx):
     home = ctx.os.environ.get("CUDA_HOME", "/usr/local/cuda")
     nvcc = home + "/bin/nvcc"
     has_cuda = ctx.os.environ.get("OMNITRAIN_CUDA", "1") != "0" and ctx.path(nvcc).exists
-    library_path = ["-L%s/lib64" % home, "-Wl,-rpath,%s/lib64" % home]
-
-    def link(library):
-        return _quote(library_path + ["-l" + library]) if has_cuda else ""
-
+    headers = ""
     if has_cuda:
         ctx.symlink(home + "/include", "include")
+        headers = """hdrs = glob(["include/**"]), includes = ["include"],"""
     ctx.file("BUILD", _BUILD.format(
-        includes = 'hdrs = glob(["include/**/*.h", "include/**/*.hpp"]), includes = ["include"],' if has_cuda else "",
-        cudart = link("cudart"),
-        cublas_lt = link("cublasLt"),
-        nccl = link("nccl"),
+        headers = headers,
+        cudart = _link(home, has_cuda, "cudart"),
+        cublas_lt = _link(home, has_cuda, "cublasLt"),
+        nccl = _link(home, has_cuda, "nccl"),
     ))
     ctx.file("defs.bzl", _DEFS.format(has_cuda = has_cuda, nvcc = nvcc, include = home + "/include"))
 
