@@ -1,5 +1,6 @@
 #include "kernels/gemm/gemm.h"
 
+#include "core/runtime/has_cuda.h"
 #include "kernels/common/operands.h"
 #include "kernels/gemm/gemm_impl.h"
 
@@ -22,7 +23,9 @@ void LinearForward(Context& ctx, const Tensor& x, const Tensor& w, const Tensor&
   CheckDenseOperand(ctx, kOp, "w", w, x.dtype, {out, in});
   CheckOperand(ctx, kOp, "y", y, x.dtype, {rows, out});
   if (bias) CheckDenseOperand(ctx, kOp, "bias", bias, x.dtype, {out});
-  RequireCpu(ctx, kOp);
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::LinearForward(ctx, x, w, bias, write, y);
+  }
   DispatchReal(x.dtype,
                [&](auto real) { cpu::LinearForward<decltype(real)>(x, w, bias, write, y); });
 }
@@ -35,7 +38,9 @@ void LinearInputGrad(Context& ctx, const Tensor& dy, const Tensor& w, Write writ
   CheckOperand(ctx, kOp, "dy", dy, dy.dtype, {rows, out});
   CheckDenseOperand(ctx, kOp, "w", w, dy.dtype, {out, in});
   CheckOperand(ctx, kOp, "dx", dx, dy.dtype, {rows, in});
-  RequireCpu(ctx, kOp);
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::LinearInputGrad(ctx, dy, w, write, dx);
+  }
   DispatchReal(dy.dtype,
                [&](auto real) { cpu::LinearInputGrad<decltype(real)>(dy, w, write, dx); });
 }
@@ -49,7 +54,9 @@ void LinearWeightGrad(Context& ctx, const Tensor& x, const Tensor& dy, Tensor dw
   CheckOperand(ctx, kOp, "dy", dy, x.dtype, {rows, out});
   CheckDenseOperand(ctx, kOp, "dw", dw, MainGradDType(x.dtype), {out, in});
   if (dbias) CheckDenseOperand(ctx, kOp, "dbias", dbias, MainGradDType(x.dtype), {out});
-  RequireCpu(ctx, kOp);
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::LinearWeightGrad(ctx, x, dy, dw, dbias);
+  }
   DispatchReal(x.dtype,
                [&](auto real) { cpu::LinearWeightGrad<decltype(real)>(x, dy, dw, dbias); });
 }
