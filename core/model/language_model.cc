@@ -53,6 +53,22 @@ ParamId AddMatrix(ParamStore* params, const char* name, const std::string& hf_na
   return params->Add(std::move(spec));
 }
 
+/// The rows that predict something, in order.
+std::vector<int32_t> LossRows(const MicroBatch& batch) {
+  std::vector<int32_t> rows;
+  for (size_t i = 0; i < batch.labels.size(); ++i) {
+    if (batch.labels[i] >= 0) rows.push_back(static_cast<int32_t>(i));
+  }
+  return rows;
+}
+
+template <typename T>
+std::vector<T> Pick(const std::vector<T>& values, const std::vector<int32_t>& rows) {
+  std::vector<T> picked;
+  for (int32_t row : rows) picked.push_back(values[static_cast<size_t>(row)]);
+  return picked;
+}
+
 }  // namespace
 
 LanguageModel::LanguageModel(ParamStore* params, const TextConfig& config)
@@ -75,8 +91,10 @@ LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, Los
   a.num_tokens = T;
   a.num_item_rows = static_cast<int64_t>(batch.item_rows.size());
   a.embed_ids = carver.Take(DType::kI32, {T});
-  a.labels = carver.Take(DType::kI32, {T});
-  if (!batch.loss_weights.empty()) a.weights = carver.Take(DType::kF32, {T});
+  const int64_t M = static_cast<int64_t>(LossRows(batch).size());
+  a.loss_rows = carver.Take(DType::kI32, {M});
+  a.labels = carver.Take(DType::kI32, {M});
+  if (!batch.loss_weights.empty()) a.weights = carver.Take(DType::kF32, {M});
   a.item_rows = carver.Take(DType::kI32, {a.num_item_rows});
   a.sequence.cos = carver.Take(dtype, {T, config_.head_dim / 2});
   a.sequence.sin = carver.Take(dtype, {T, config_.head_dim / 2});
@@ -93,8 +111,10 @@ void LanguageModel::Upload(Context& ctx, const MicroBatch& batch, LlmActivations
   std::vector<int32_t> embed_ids = batch.ids;
   for (int32_t row : batch.item_rows) embed_ids[row] = -1;
   omnitrain::Upload(ctx, embed_ids, a->embed_ids);
-  omnitrain::Upload(ctx, batch.labels, a->labels);
-  if (a->weights) omnitrain::Upload(ctx, batch.loss_weights, a->weights);
+  const std::vector<int32_t> loss_rows = LossRows(batch);
+  omnitrain::Upload(ctx, loss_rows, a->loss_rows);
+  omnitrain::Upload(ctx, Pick(batch.labels, loss_rows), a->labels);
+  if (a->weights) omnitrain::Upload(ctx, Pick(batch.loss_weights, loss_rows), a->weights);
   omnitrain::Upload(ctx, batch.item_rows, a->item_rows);
   std::vector<float> cos(static_cast<size_t>(a->sequence.cos.num_elements())), sin(cos.size());
   BuildMropeTables(config_.rope, batch.position_ids.data(), a->num_tokens, cos.data(), sin.data());
@@ -123,7 +143,7 @@ void LanguageModel::Forward(Context& ctx, const LlmActivations& a,
   if (mode == LossMode::kNone) return;
   const ParamId head = head_ >= 0 ? head_ : embed_;
   const bool with_gradients = mode == LossMode::kGradients;
-  LinearCrossEntropy(ctx, a.hidden, HeadWeight(), a.labels, a.weights, loss_sum,
+  LinearCrossEntropy(ctx, a.hidden, HeadWeight(), a.loss_rows, a.labels, a.weights, loss_sum,
                      with_gradients ? a.d_hidden : Tensor(),
                      with_gradients ? params_->grad(head) : Tensor());
 }

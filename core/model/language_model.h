@@ -12,8 +12,9 @@ namespace omnitrain {
 struct LlmActivations {
   int64_t num_tokens = 0, num_item_rows = 0;
   Tensor embed_ids;  // [T] int32, -1 in rows that an encoder fills
-  Tensor labels;     // [T] int32
-  Tensor weights;    // [T] f32 or absent
+  Tensor loss_rows;  // [M] int32, the rows with a label
+  Tensor labels;     // [M] int32
+  Tensor weights;    // [M] f32 or absent
   Tensor item_rows;  // [N] int32
   SequenceInputs sequence;
   StackActivations stack;

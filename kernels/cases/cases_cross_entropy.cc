@@ -11,32 +11,33 @@ OpCase CrossEntropyCase(int64_t rows, int64_t width, int64_t vocabulary, int64_t
   c.op = "cross_entropy";
   c.label = fmt::format("T={} D={} V={}{}", rows, width, vocabulary, pad ? " strided" : "");
   c.is_thread_invariant = false;  // the products
-  std::vector<double> labels, weights;
-  double num_labelled = 0;
+  std::vector<double> labelled, labels, weights;
   for (int64_t i = 0; i < rows; ++i) {
-    const bool is_labelled = i % 4 != 1;
-    labels.push_back(is_labelled ? static_cast<double>(i * 7919 % vocabulary) : -100);
+    if (i % 4 == 1) continue;
+    labelled.push_back(static_cast<double>(i));
+    labels.push_back(static_cast<double>(i * 7919 % vocabulary));
     weights.push_back(0.25 * static_cast<double>(i % 7));
-    num_labelled += is_labelled;
   }
+  const auto num_labelled = static_cast<int64_t>(labelled.size());
   c.Add(Input("h", {rows, width}).Pad(pad).Grad("dh").Moves(1, 1));
   c.Add(Input("w", {vocabulary, width}, Fill::Normal(0.3)).Grad("dw").Moves(1, 2));
-  c.Add(Input("labels", {rows}, Fill::List(labels)).Type(OperandType::kInt32));
-  c.Add(Input("weights", {rows}, Fill::List(weights)).Type(OperandType::kF32));
+  c.Add(Input("rows", {num_labelled}, Fill::List(labelled))).Type(OperandType::kInt32);
+  c.Add(Input("labels", {num_labelled}, Fill::List(labels)).Type(OperandType::kInt32));
+  c.Add(Input("weights", {num_labelled}, Fill::List(weights)).Type(OperandType::kF32));
   c.Add(InOut("loss_sum", {1}, Fill::Constant(1.5))).Type(OperandType::kF64).Seed("d_loss");
   c.Add(Input("d_loss", {1}, Fill::Constant(1))).Type(OperandType::kF64);
   c.Add(GradOut("train_loss_sum", {1}, true)).Type(OperandType::kF64);
   c.Add(GradOut("dh", {rows, width}, false).Pad(pad).Moves(0, 1));
   c.Add(GradOut("dw", {vocabulary, width}, true).Type(OperandType::kMainGrad).Moves(0, 2));
   c.forward = [](Context& ctx, const CaseRun& t) {
-    LinearCrossEntropy(ctx, t["h"], t["w"], t["labels"], t["weights"], t["loss_sum"], Tensor(),
-                       Tensor());
+    LinearCrossEntropy(ctx, t["h"], t["w"], t["rows"], t["labels"], t["weights"], t["loss_sum"],
+                       Tensor(), Tensor());
   };
   c.backward = [](Context& ctx, const CaseRun& t) {
-    LinearCrossEntropy(ctx, t["h"], t["w"], t["labels"], t["weights"], t["train_loss_sum"], t["dh"],
-                       t["dw"]);
+    LinearCrossEntropy(ctx, t["h"], t["w"], t["rows"], t["labels"], t["weights"],
+                       t["train_loss_sum"], t["dh"], t["dw"]);
   };
-  c.forward_flops = 2 * num_labelled * static_cast<double>(width * vocabulary);
+  c.forward_flops = 2 * static_cast<double>(num_labelled * width * vocabulary);
   c.backward_flops = 3 * c.forward_flops;
   return c;
 }

@@ -1,26 +1,34 @@
 #include "kernels/cross_entropy/cross_entropy.h"
 
+#include "core/runtime/has_cuda.h"
 #include "kernels/common/operands.h"
 #include "kernels/cross_entropy/cross_entropy_impl.h"
 
 namespace omnitrain {
 
-void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Tensor& labels,
-                        const Tensor& weights, Tensor loss_sum, Tensor dh, Tensor dw) {
+void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Tensor& rows,
+                        const Tensor& labels, const Tensor& weights, Tensor loss_sum, Tensor dh,
+                        Tensor dw) {
   constexpr char kOp[] = "LinearCrossEntropy";
   OT_CHECK(h.shape.rank() == 2 && w.shape.rank() == 2, "{}: h is {}, w is {}, expected two dims",
            kOp, Describe(h), Describe(w));
-  const int64_t rows = h.shape[0], width = h.shape[1], vocabulary = w.shape[0];
-  CheckOperand(ctx, kOp, "h", h, h.dtype, {rows, width});
+  const int64_t num_tokens = h.shape[0], width = h.shape[1], vocabulary = w.shape[0];
+  const int64_t num_rows = rows.rows();
+  CheckOperand(ctx, kOp, "h", h, h.dtype, {num_tokens, width});
   CheckDenseOperand(ctx, kOp, "w", w, h.dtype, {vocabulary, width});
-  CheckDenseOperand(ctx, kOp, "labels", labels, DType::kI32, {rows});
-  if (weights) CheckDenseOperand(ctx, kOp, "weights", weights, DType::kF32, {rows});
+  CheckDenseOperand(ctx, kOp, "rows", rows, DType::kI32, {num_rows});
+  CheckDenseOperand(ctx, kOp, "labels", labels, DType::kI32, {num_rows});
+  if (weights) CheckDenseOperand(ctx, kOp, "weights", weights, DType::kF32, {num_rows});
   CheckDenseOperand(ctx, kOp, "loss_sum", loss_sum, DType::kF64, {1});
-  if (dh) CheckOperand(ctx, kOp, "dh", dh, h.dtype, {rows, width});
+  if (dh) CheckOperand(ctx, kOp, "dh", dh, h.dtype, {num_tokens, width});
   if (dw) CheckDenseOperand(ctx, kOp, "dw", dw, MainGradDType(h.dtype), {vocabulary, width});
-  RequireCpu(ctx, kOp);
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) {
+      return cuda::LinearCrossEntropy(ctx, h, w, rows, labels, weights, loss_sum, dh, dw);
+    }
+  }
   DispatchReal(h.dtype, [&](auto real) {
-    cpu::LinearCrossEntropy<decltype(real)>(ctx, h, w, labels, weights, loss_sum, dh, dw);
+    cpu::LinearCrossEntropy<decltype(real)>(ctx, h, w, rows, labels, weights, loss_sum, dh, dw);
   });
 }
 

@@ -17,24 +17,29 @@ namespace {
 constexpr int64_t kChunkBytes = int64_t{32} << 20;
 constexpr int64_t kMinChunkRows = 64;
 
-std::vector<int64_t> LabelledRows(const Tensor& labels, int64_t vocabulary) {
-  const int32_t* label = labels.ptr<int32_t>();
-  std::vector<int64_t> rows;
-  for (int64_t r = 0; r < labels.shape[0]; ++r) {
-    if (label[r] < 0) continue;
-    OT_CHECK(label[r] < vocabulary, "LinearCrossEntropy: row {} has label {}, vocabulary is {}", r,
-             label[r], vocabulary);
-    rows.push_back(r);
+void CheckRows(const Tensor& rows, const Tensor& labels, int64_t num_tokens, int64_t vocabulary) {
+  const int32_t *row = rows.ptr<int32_t>(), *label = labels.ptr<int32_t>();
+  for (int64_t i = 0; i < rows.rows(); ++i) {
+    OT_CHECK(row[i] > (i > 0 ? row[i - 1] : -1) &&
+                     row[i]<num_tokens, "LinearCrossEntropy: row {} of {} follows {}", row[i],
+                            num_tokens, i> 0
+                 ? row[i - 1]
+                 : -1);
+    OT_CHECK(label[i] >= 0 && label[i] < vocabulary,
+             "LinearCrossEntropy: row {} has label {}, vocabulary is {}", row[i], label[i],
+             vocabulary);
   }
-  return rows;
 }
 
+/// Rows of dh before, between and behind those of the list.
 template <typename T>
-void ZeroUnlabelledRows(const int32_t* labels, Tensor dh) {
-  const int64_t width = dh.shape[1];
+void ZeroOtherRows(const Tensor& rows, Tensor dh) {
+  const int32_t* row = rows.ptr<int32_t>();
+  const int64_t num_rows = rows.rows(), width = dh.shape[1];
   T* data = dh.ptr<T>();
-  ParallelFor(dh.shape[0], width, [&](int64_t r) {
-    if (labels[r] < 0) std::fill_n(data + r * dh.row_stride, width, T(0));
+  ParallelFor(num_rows + 1, width, [&](int64_t i) {
+    const int64_t begin = i > 0 ? row[i - 1] + 1 : 0, end = i < num_rows ? row[i] : dh.shape[0];
+    for (int64_t r = begin; r < end; ++r) std::fill_n(data + r * dh.row_stride, width, T(0));
   });
 }
 
@@ -79,14 +84,15 @@ double RowLoss(int64_t n, int64_t label, T weight, T* x) {
 }  // namespace
 
 template <typename T>
-void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Tensor& labels,
-                        const Tensor& weights, Tensor loss_sum, Tensor dh, Tensor dw) {
+void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Tensor& rows,
+                        const Tensor& labels, const Tensor& weights, Tensor loss_sum, Tensor dh,
+                        Tensor dw) {
   const int64_t width = h.shape[1], vocabulary = w.shape[0];
-  const std::vector<int64_t> rows = LabelledRows(labels, vocabulary);
-  const int64_t num_rows = static_cast<int64_t>(rows.size());
+  CheckRows(rows, labels, h.shape[0], vocabulary);
+  const int64_t num_rows = rows.rows();
   const int32_t* label = labels.ptr<int32_t>();
   const float* weight = weights ? weights.ptr<float>() : nullptr;
-  if (dh) ZeroUnlabelledRows<T>(label, dh);
+  if (dh) ZeroOtherRows<T>(rows, dh);
   if (num_rows == 0) return;
 
   const int64_t row_bytes = vocabulary * static_cast<int64_t>(sizeof(T));
@@ -103,10 +109,10 @@ void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Te
   Carver carver(ctx.Scratch(count.used()), count.used(), DeviceKind::kCpu);
   carve(carver, &h_rows, &dh_rows, &logits);
 
-  std::vector<double> losses(rows.size());
+  std::vector<double> losses(static_cast<size_t>(num_rows));
   for (int64_t begin = 0; begin < num_rows; begin += chunk) {
     const int64_t n = std::min(chunk, num_rows - begin);
-    const int64_t* row = rows.data() + begin;
+    const int32_t* row = rows.ptr<int32_t>() + begin;
     const Tensor x = h_rows.Rows(0, n), z = logits.Rows(0, n);
     T *x_data = x.ptr<T>(), *z_data = z.ptr<T>();
     const T* h_data = h.ptr<T>();
@@ -116,11 +122,11 @@ void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Te
     LinearForward(ctx, x, w, Tensor(), Write::kOverwrite, z);
     const bool has_gradient = dh || dw;
     ParallelFor(n, vocabulary, [&](int64_t i) {
-      const T row_weight = weight ? static_cast<T>(weight[row[i]]) : T(1);
+      const T row_weight = weight ? static_cast<T>(weight[begin + i]) : T(1);
       const auto row_loss = has_gradient ? RowLoss<T, true> : RowLoss<T, false>;
       losses[static_cast<size_t>(begin + i)] =
           static_cast<double>(row_weight) *
-          row_loss(vocabulary, label[row[i]], row_weight, z_data + i * vocabulary);
+          row_loss(vocabulary, label[begin + i], row_weight, z_data + i * vocabulary);
     });
     if (dw) LinearWeightGrad(ctx, x, z, dw, Tensor());
     if (dh) {
@@ -139,8 +145,8 @@ void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Te
 }
 
 template void LinearCrossEntropy<float>(Context&, const Tensor&, const Tensor&, const Tensor&,
-                                        const Tensor&, Tensor, Tensor, Tensor);
+                                        const Tensor&, const Tensor&, Tensor, Tensor, Tensor);
 template void LinearCrossEntropy<double>(Context&, const Tensor&, const Tensor&, const Tensor&,
-                                         const Tensor&, Tensor, Tensor, Tensor);
+                                         const Tensor&, const Tensor&, Tensor, Tensor, Tensor);
 
 }  // namespace omnitrain::cpu

@@ -6,7 +6,17 @@ namespace omnitrain::cpu {
 
 /// LinearCrossEntropy on operands that were checked, for T = float and double.
 template <typename T>
-void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Tensor& labels,
-                        const Tensor& weights, Tensor loss_sum, Tensor dh, Tensor dw);
+void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Tensor& rows,
+                        const Tensor& labels, const Tensor& weights, Tensor loss_sum, Tensor dh,
+                        Tensor dw);
 
 }  // namespace omnitrain::cpu
+
+namespace omnitrain::cuda {
+
+/// LinearCrossEntropy on operands that were checked, f32 and bf16.
+void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Tensor& rows,
+                        const Tensor& labels, const Tensor& weights, Tensor loss_sum, Tensor dh,
+                        Tensor dw);
+
+}  // namespace omnitrain::cuda

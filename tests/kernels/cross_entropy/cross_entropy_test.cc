@@ -18,8 +18,8 @@ struct Problem {
         vocabulary(vocabulary_),
         h(Array::Random(dtype, {rows, width}, 1, gap)),
         w(Array::Random(dtype, {vocabulary, width}, 2, 0, 0.3)),
-        labels(DType::kI32, {rows}),
-        weights(DType::kF32, {rows}),
+        labels(static_cast<size_t>(rows)),
+        weights(static_cast<size_t>(rows)),
         loss(Array::Filled(DType::kF64, {1}, 2.5)),
         dh(dtype, {rows, width}, gap),
         dw(Array::Random(dtype, {vocabulary, width}, 3)) {
@@ -27,17 +27,32 @@ struct Problem {
       const uint64_t at = static_cast<uint64_t>(i);
       const auto n = static_cast<uint64_t>(vocabulary);
       const double label = static_cast<double>(RandomBits(17, 4, at) % n);
-      labels.at(i, RandomUniform(17, 5, at) < 0.3 ? -100 : label);
-      weights.at(i, static_cast<float>(RandomUniform(17, 6, at) * 2));
+      labels[at] = RandomUniform(17, 5, at) < 0.3 ? -100 : label;
+      weights[at] = static_cast<float>(RandomUniform(17, 6, at) * 2);
     }
   }
-  void Run(Context& ctx, bool has_weights = true) {
-    LinearCrossEntropy(ctx, *h, *w, *labels, has_weights ? *weights : Tensor(), *loss, *dh, *dw);
+  void Run(Context& ctx, bool has_weights = true) { Run(ctx, has_weights, *loss, *dh, *dw); }
+  void Run(Context& ctx, bool has_weights, Tensor loss_to, Tensor dh_to, Tensor dw_to) {
+    std::vector<double> rows_list, label_list, weight_list;
+    for (size_t i = 0; i < labels.size(); ++i) {
+      if (labels[i] < 0) continue;
+      rows_list.push_back(static_cast<double>(i));
+      label_list.push_back(labels[i]);
+      weight_list.push_back(weights[i]);
+    }
+    const Shape shape{static_cast<int64_t>(rows_list.size())};
+    Array r(DType::kI32, shape), l(DType::kI32, shape), x(DType::kF32, shape);
+    r.SetValues(rows_list);
+    l.SetValues(label_list);
+    x.SetValues(weight_list);
+    LinearCrossEntropy(ctx, *h, *w, *r, *l, has_weights ? *x : Tensor(), loss_to, dh_to, dw_to);
   }
 
   DType dtype;
   int64_t rows, width, vocabulary;
-  Array h, w, labels, weights, loss, dh, dw;
+  Array h, w;
+  std::vector<double> labels, weights;  // by row; negative: no label
+  Array loss, dh, dw;
 };
 
 /// By definition, in f64, on the values of p; p's outputs are replaced.
@@ -46,8 +61,8 @@ void Reference(Problem* p, bool has_weights) {
   const std::vector<double> h = p->h.Values(), w = p->w.Values();
   std::vector<double> dh(h.size()), dw = p->dw.Values();
   for (int64_t i = 0; i < p->rows; ++i) {
-    if (p->labels.at(i) < 0) continue;
-    const double weight = has_weights ? p->weights.at(i) : 1;
+    if (p->labels[i] < 0) continue;
+    const double weight = has_weights ? p->weights[i] : 1;
     std::vector<double> z(static_cast<size_t>(p->vocabulary));
     double max = -INFINITY, sum = 0;
     for (int64_t v = 0; v < p->vocabulary; ++v) {
@@ -55,7 +70,7 @@ void Reference(Problem* p, bool has_weights) {
       max = std::max(max, z[v]);
     }
     for (const double x : z) sum += std::exp(x - max);
-    const auto label = static_cast<int64_t>(p->labels.at(i));
+    const auto label = static_cast<int64_t>(p->labels[i]);
     p->loss.at(0, p->loss.at(0) + weight * (max + std::log(sum) - z[label]));
     for (int64_t v = 0; v < p->vocabulary; ++v) {
       const double dz = weight * (std::exp(z[v] - max) / sum - (v == label ? 1 : 0));
@@ -102,9 +117,9 @@ TEST_CASE("LinearCrossEntropy gives the same loss with any of its gradients abse
   CpuContext cpu;
   Problem p(DType::kF32, 50, 20, 300);
   Array loss_only = p.loss, loss_dh = p.loss, loss_dw = p.loss, dh = p.dh, dw = p.dw;
-  LinearCrossEntropy(cpu.ctx, *p.h, *p.w, *p.labels, *p.weights, *loss_only, Tensor(), Tensor());
-  LinearCrossEntropy(cpu.ctx, *p.h, *p.w, *p.labels, *p.weights, *loss_dh, *dh, Tensor());
-  LinearCrossEntropy(cpu.ctx, *p.h, *p.w, *p.labels, *p.weights, *loss_dw, Tensor(), *dw);
+  p.Run(cpu.ctx, true, *loss_only, Tensor(), Tensor());
+  p.Run(cpu.ctx, true, *loss_dh, *dh, Tensor());
+  p.Run(cpu.ctx, true, *loss_dw, Tensor(), *dw);
   p.Run(cpu.ctx);
   CHECK(loss_only == p.loss);
   CHECK(loss_dh == p.loss);
@@ -123,7 +138,7 @@ TEST_CASE("LinearCrossEntropy repeats bit for bit and passes NaN on") {
   CHECK(p.dw == again.dw);
 
   Problem bad(DType::kF64, 8, 5, 12);
-  bad.labels.at(2, 7);
+  bad.labels[2] = 7;
   bad.h.at(2 * 5, std::nan(""));
   bad.Run(cpu.ctx);
   CHECK(std::isnan(bad.loss.at(0)));
@@ -147,7 +162,7 @@ TEST_CASE("LinearCrossEntropy takes logits that exp cannot hold") {
 TEST_CASE("LinearCrossEntropy refuses a label outside the vocabulary") {
   CpuContext cpu;
   Problem p(DType::kF32, 8, 5, 12);
-  p.labels.at(3, 12);
+  p.labels[3] = 12;
   CHECK_THROWS_WITH(p.Run(cpu.ctx), Catch::Contains("row 3 has label 12, vocabulary is 12"));
 }
 

@@ -50,15 +50,16 @@ _cuda_objects = rule(
     },
 )
 
-def cuda_library(name, srcs, deps = [], **kwargs):
+def cuda_library(name, srcs, hdrs = [], deps = [], **kwargs):
     """A cc_library of .cu files (and the .cuh and .h that they include)."""
     if not HAS_CUDA:
-        native.cc_library(name = name, deps = deps, **kwargs)
+        native.cc_library(name = name, **kwargs)
         return
-    _cuda_objects(name = name + "_objects", srcs = srcs, deps = deps)
+    _cuda_objects(name = name + "_objects", srcs = srcs + hdrs, deps = deps)
     native.cc_library(
         name = name,
         srcs = [":" + name + "_objects"],
+        hdrs = hdrs,
         deps = deps + ["@local_cuda//:cudart"],
         **kwargs
     )
