@@ -58,7 +58,12 @@ double ValueOf(const Fill& fill, uint64_t stream, int64_t i) {
   return 0;
 }
 
-std::vector<char> InitialBytes(const OpCase& c, const Operand& o, DType dtype) {
+double Rounded(double value, DType to) {
+  return to == DType::kBF16 ? ToFloat(ToBFloat16(static_cast<float>(value))) : value;
+}
+
+std::vector<char> InitialBytes(const OpCase& c, const Operand& o, DType dtype, DType values) {
+  if (o.type != OperandType::kCompute) values = dtype;
   const int64_t width = RowElements(o.shape), pitch = width + o.row_pad;
   const uint64_t stream = StreamId((c.Name() + "/" + o.name).c_str());
   std::vector<char> bytes(static_cast<size_t>(AllocatedElements(o)) * DTypeBytes(dtype));
@@ -70,7 +75,7 @@ std::vector<char> InitialBytes(const OpCase& c, const Operand& o, DType dtype) {
     const bool is_pad = i % pitch >= width;
     Store(dtype,
           is_pad ? std::numeric_limits<double>::quiet_NaN()
-                 : ValueOf(o.fill, stream, i / pitch * width + i % pitch),
+                 : Rounded(ValueOf(o.fill, stream, i / pitch * width + i % pitch), values),
           bytes.data(), i);
   }
   return bytes;
@@ -132,13 +137,13 @@ const Operand& OpCase::Find(const std::string& name) const {
   return operands[0];
 }
 
-CaseRun::CaseRun(Context& ctx, const OpCase& op_case, DType compute)
+CaseRun::CaseRun(Context& ctx, const OpCase& op_case, DType compute, DType values)
     : ctx_(ctx), op_case_(op_case) {
   for (const Operand& o : op_case.operands) {
     const DType dtype = ResolveDType(o.type, compute);
     Slot slot;
     slot.operand = &o;
-    slot.initial = InitialBytes(op_case, o, dtype);
+    slot.initial = InitialBytes(op_case, o, dtype, values);
     slot.memory = Buffer(ctx.device(), slot.initial.size());
     slot.tensor = Tensor(slot.memory.data(), dtype, o.shape, ctx.device().kind());
     slot.tensor.row_stride += o.row_pad;

@@ -73,6 +73,7 @@ struct OpCase {
   bool is_bench = false;            // timed; too large for the checks
   bool is_thread_invariant = true;  // the same bits for every number of threads
   double f32_rel_l2 = 2e-6;         // bound of f32 against f64, per operand
+  double bf16_rel_l2 = 6e-3;        // bound of bf16 against f64 on the same inputs
   double f32_abs = 0;  // instead of f32_rel_l2, per element, where results cancel to nearly 0
   std::vector<Operand> operands;
   std::function<void(Context&, const CaseRun&)> forward;
@@ -87,7 +88,11 @@ struct OpCase {
 /// The tensors of one case in one compute dtype on the device of a context.
 class CaseRun {
  public:
-  CaseRun(Context& ctx, const OpCase& op_case, DType compute);
+  CaseRun(Context& ctx, const OpCase& op_case, DType compute)
+      : CaseRun(ctx, op_case, compute, compute) {}
+  /// Operands of the compute dtype start from values that `values` can hold: the f64 twin of a
+  /// bf16 run has the same inputs.
+  CaseRun(Context& ctx, const OpCase& op_case, DType compute, DType values);
 
   /// The operand on the device.
   Tensor operator[](const std::string& name) const;
