@@ -84,7 +84,8 @@ LanguageModel::LanguageModel(ParamStore* params, const TextConfig& config)
   }
 }
 
-LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, LossMode mode) const {
+LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, LossMode mode,
+                                    Recompute recompute) const {
   const int64_t T = batch.num_tokens();
   const DType dtype = params_->dtype();
   LlmActivations a;
@@ -100,7 +101,7 @@ LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, Los
   a.sequence.sin = carver.Take(dtype, {T, config_.head_dim / 2});
   a.sequence.cu_seqlens = carver.Take(DType::kI32, {static_cast<int64_t>(batch.cu_seqlens.size())});
   a.sequence.max_seqlen = MaxSegment(batch.cu_seqlens);
-  a.stack = stack_.Carve(carver, T, 0, config_.num_layers);
+  a.stack = stack_.Carve(carver, T, 0, config_.num_layers, recompute);
   a.final_norm = final_norm_.Carve(carver, {T});
   a.hidden = carver.Take(dtype, {T, config_.width});
   if (mode == LossMode::kGradients) a.d_hidden = carver.Take(dtype, {T, config_.width});

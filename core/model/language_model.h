@@ -38,7 +38,8 @@ class LanguageModel {
   const TextConfig& config() const { return config_; }
   const TransformerStack& stack() const { return stack_; }
 
-  LlmActivations Carve(Carver& carver, const MicroBatch& batch, LossMode mode) const;
+  LlmActivations Carve(Carver& carver, const MicroBatch& batch, LossMode mode,
+                       Recompute recompute = Recompute::kNone) const;
   void Upload(Context& ctx, const MicroBatch& batch, LlmActivations* acts) const;
   /// loss_sum [1] f64 += the (weighted) sum over labels of -log p; absent with kNone.
   /// features[k] [N, D]: in the order of item_rows.

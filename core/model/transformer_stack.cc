@@ -47,16 +47,25 @@ TransformerStack::TransformerStack(ParamStore* params, const StackConfig& config
   }
 }
 
-StackActivations TransformerStack::Carve(Carver& carver, int64_t rows, int begin, int end) const {
+StackActivations TransformerStack::Carve(Carver& carver, int64_t rows, int begin, int end,
+                                         Recompute recompute) const {
   const StackConfig& c = config_;
   const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = rows;
   StackActivations acts;
+  acts.recompute = recompute;
+  const bool keeps = recompute == Recompute::kNone;
+  Tensor shared_norm, shared_act;
+  if (!keeps) {
+    // A layer is done with norm1's output before norm2's is made.
+    shared_norm = carver.Take(dtype(), {T, c.width});
+    shared_act = carver.Take(dtype(), {T, c.ffn});
+  }
   for (int i = begin; i < end; ++i) {
     const Layer& layer = layers_[i];
     LayerActivations a;
     a.x = carver.Take(dtype(), {T, c.width});
     a.norm1 = layer.norm1.Carve(carver, {T});
-    a.n1 = carver.Take(dtype(), {T, c.width});
+    a.n1 = keeps ? carver.Take(dtype(), {T, c.width}) : shared_norm;
     a.qkv = carver.Take(dtype(), {T, (H + 2 * G) * K});
     if (c.has_qk_norm) {
       a.q_norm = layer.q_norm.Carve(carver, {T, H});
@@ -67,9 +76,9 @@ StackActivations TransformerStack::Carve(Carver& carver, int64_t rows, int begin
     a.o = carver.Take(dtype(), {T, H * K});
     a.x_mid = carver.Take(dtype(), {T, c.width});
     a.norm2 = layer.norm2.Carve(carver, {T});
-    a.n2 = carver.Take(dtype(), {T, c.width});
+    a.n2 = keeps ? carver.Take(dtype(), {T, c.width}) : shared_norm;
     a.up = carver.Take(dtype(), {T, c.is_gated ? 2 * c.ffn : c.ffn});
-    a.act = carver.Take(dtype(), {T, c.ffn});
+    a.act = keeps ? carver.Take(dtype(), {T, c.ffn}) : shared_act;
     acts.layers.push_back(a);
   }
   acts.out = carver.Take(dtype(), {T, c.width});
@@ -124,22 +133,31 @@ void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs, 
 
   layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
   layer.up.Forward(ctx, a.n2, Write::kOverwrite, a.up);
-  if (c.is_gated) {
-    GatedActivationForward(ctx, c.activation, a.up, a.act);
-  } else {
-    ActivationForward(ctx, c.activation, a.up, a.act);
-  }
+  MlpActivation(ctx, a);
   Cast(ctx, a.x_mid, out);
   layer.down.Forward(ctx, a.act, Write::kAccumulate, out);
 }
 
+void TransformerStack::MlpActivation(Context& ctx, const LayerActivations& a) const {
+  if (config_.is_gated) {
+    GatedActivationForward(ctx, config_.activation, a.up, a.act);
+  } else {
+    ActivationForward(ctx, config_.activation, a.up, a.act);
+  }
+}
+
 void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs,
                                       const Layer& layer, const LayerActivations& a,
-                                      const LayerGradients& g, BackwardPart part, Tensor d) const {
+                                      const LayerGradients& g, BackwardPart part,
+                                      Recompute recompute, Tensor d) const {
   const StackConfig& c = config_;
   const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = a.x.rows();
   const bool both = part == BackwardPart::kBoth;
+  const bool again = recompute == Recompute::kNormsAndActivations;
 
+  // The gradient of `up` takes its place, so `act` is made again and used before.
+  if (again) MlpActivation(ctx, a);
+  if (both) layer.down.WeightGrad(ctx, a.act, d);
   layer.down.InputGrad(ctx, d, Write::kOverwrite, g.d_act);
   Tensor d_up = g.d_up;
   if (c.is_gated) {
@@ -149,7 +167,7 @@ void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs
     ActivationBackward(ctx, c.activation, g.d_act, a.up, d_up);
   }
   if (both) {
-    layer.down.WeightGrad(ctx, a.act, d);
+    if (again) layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
     layer.up.WeightGrad(ctx, a.n2, d_up);
   } else {
     Cast(ctx, d, g.d_out);
@@ -176,6 +194,7 @@ void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs
   }
   if (both) {
     layer.proj.WeightGrad(ctx, a.o, d);
+    if (again) layer.norm1.Forward(ctx, a.x, a.n1, a.norm1);
     layer.qkv.WeightGrad(ctx, a.n1, g.d_qkv);
   } else {
     Cast(ctx, d, g.d_mid);
@@ -209,6 +228,8 @@ void TransformerStack::Backward(Context& ctx, const SequenceInputs& inputs, int 
   const int n = static_cast<int>(acts.layers.size());
   OT_CHECK(static_cast<int>(grads.size()) >= (part == BackwardPart::kBoth ? 1 : n),
            "{} sets of gradients for {} layers", grads.size(), n);
+  OT_CHECK(part == BackwardPart::kBoth || acts.recompute == Recompute::kNone,
+           "a split backward keeps what it needs");
   for (int i = n - 1; i >= 0; --i) {
     const LayerGradients& g = part == BackwardPart::kBoth ? grads[0] : grads[i];
     if (part == BackwardPart::kWeight) {
@@ -216,7 +237,7 @@ void TransformerStack::Backward(Context& ctx, const SequenceInputs& inputs, int 
       continue;
     }
     if (hooks.before_backward) hooks.before_backward(begin + i, d);
-    LayerInputGrad(ctx, inputs, layers_[begin + i], acts.layers[i], g, part, d);
+    LayerInputGrad(ctx, inputs, layers_[begin + i], acts.layers[i], g, part, acts.recompute, d);
   }
 }
 

@@ -44,7 +44,13 @@ struct SequenceInputs {
   int64_t max_seqlen = 0;
 };
 
-/// What one layer's forward leaves for its backward.
+/// What a backward makes again instead of finding it: the outputs of norms and activations cost
+/// little to compute and much to keep. Source: Korthikanti et al. 2022, section 5 (selective
+/// recomputation).
+enum class Recompute : uint8_t { kNone, kNormsAndActivations };
+
+/// What one layer's forward leaves for its backward. n1, n2 and act are one place for all layers
+/// where they are recomputed.
 struct LayerActivations {
   Tensor x;    // [T, D] input; also the output slot of the layer before
   Tensor n1;   // [T, D] norm1 x
@@ -63,6 +69,7 @@ struct LayerActivations {
 struct StackActivations {
   std::vector<LayerActivations> layers;  // of the layers that ran, in order
   Tensor out;                            // [T, D]
+  Recompute recompute = Recompute::kNone;
   Tensor input() const { return layers.empty() ? out : layers.front().x; }
 };
 
@@ -96,7 +103,8 @@ class TransformerStack {
   const StackConfig& config() const { return config_; }
 
   /// Lays out the activations of layers [begin, end) for `rows` rows.
-  StackActivations Carve(Carver& carver, int64_t rows, int begin, int end) const;
+  StackActivations Carve(Carver& carver, int64_t rows, int begin, int end,
+                         Recompute recompute = Recompute::kNone) const;
   /// Lays out gradient temporaries; `part` kInput adds what the later kWeight pass needs.
   LayerGradients CarveGradients(Carver& carver, int64_t rows, BackwardPart part) const;
 
@@ -128,7 +136,8 @@ class TransformerStack {
                     const LayerActivations& a, const Tensor& out) const;
   void LayerInputGrad(Context& ctx, const SequenceInputs& inputs, const Layer& layer,
                       const LayerActivations& a, const LayerGradients& g, BackwardPart part,
-                      Tensor d) const;
+                      Recompute recompute, Tensor d) const;
+  void MlpActivation(Context& ctx, const LayerActivations& a) const;
   void LayerWeightGrad(Context& ctx, const Layer& layer, const LayerActivations& a,
                        const LayerGradients& g) const;
 

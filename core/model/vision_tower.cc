@@ -137,7 +137,8 @@ int VisionTower::FeatureAfter(int layer) const {
   return -1;
 }
 
-VisionActivations VisionTower::Carve(Carver& carver, const ItemBatch& items) const {
+VisionActivations VisionTower::Carve(Carver& carver, const ItemBatch& items,
+                                     Recompute recompute) const {
   const int64_t P = items.num_patches();
   const DType dtype = params_->dtype();
   VisionActivations a;
@@ -149,7 +150,7 @@ VisionActivations VisionTower::Carve(Carver& carver, const ItemBatch& items) con
   a.sequence.sin = carver.Take(dtype, {P, config_.head_dim() / 2});
   a.sequence.cu_seqlens = carver.Take(DType::kI32, {static_cast<int64_t>(items.cu_seqlens.size())});
   a.sequence.max_seqlen = MaxSegment(items.cu_seqlens);
-  a.stack = stack_.Carve(carver, P, 0, config_.depth);
+  a.stack = stack_.Carve(carver, P, 0, config_.depth, recompute);
   for (const Merger& merger : mergers_) a.mergers.push_back(merger.Carve(carver, P));
   return a;
 }

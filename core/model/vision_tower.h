@@ -65,7 +65,8 @@ class VisionTower {
 
   /// Lays out everything a forward and backward over these items needs. Sizes come from the items'
   /// grids only.
-  VisionActivations Carve(Carver& carver, const ItemBatch& items) const;
+  VisionActivations Carve(Carver& carver, const ItemBatch& items,
+                          Recompute recompute = Recompute::kNone) const;
   /// Fills the inputs: patches, rotation tables, segments, interpolation.
   void Upload(Context& ctx, const ItemBatch& items, VisionActivations* acts) const;
   /// features[k] [N, D of the LLM], overwritten.

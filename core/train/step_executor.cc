@@ -51,6 +51,7 @@ bool AllFinite(Context& ctx, const Tensor& t) {
 // The schedule of one run, and where its blocks lie in the arena.
 struct StepExecutor::Plan {
   Schedule schedule;
+  Recompute recompute = Recompute::kNone;
   std::vector<std::array<Place, kNumBlocks>> places;  // per micro-batch
   size_t total_bytes = 0;
 };
@@ -68,9 +69,10 @@ std::vector<Tensor> StepExecutor::CarveFeatures(Carver& carver, const MicroBatch
 }
 
 StepExecutor::Plan StepExecutor::MakePlan(const std::vector<MicroBatch>& batches,
-                                          SchedulePurpose purpose) const {
+                                          SchedulePurpose purpose, Recompute recompute) const {
   const ParamStore& params = model_.params();
   Plan plan;
+  plan.recompute = recompute;
   GradientAccumulationParams shape;
   shape.num_micro_batches = static_cast<int>(batches.size());
   shape.purpose = purpose;
@@ -101,11 +103,11 @@ StepExecutor::Plan StepExecutor::MakePlan(const std::vector<MicroBatch>& batches
     };
     const auto features = [&](Carver& c) { CarveFeatures(c, batch); };
     add(kVisionActs, kVision, BlockLifetime::kForWeightGrad,
-        [&](Carver& c) { vision.Carve(c, batch.items); });
+        [&](Carver& c) { vision.Carve(c, batch.items, recompute); });
     add(kEncoded, kVision, BlockLifetime::kOutput, features);
     add(kInjected, kLlm, BlockLifetime::kInjected, features);
     add(kLlmActs, kLlm, BlockLifetime::kForWeightGrad,
-        [&](Carver& c) { llm.Carve(c, batch, mode); });
+        [&](Carver& c) { llm.Carve(c, batch, mode, recompute); });
     if (purpose == SchedulePurpose::kEvaluate) continue;
     add(kLlmTemp, kLlm, BlockLifetime::kBackward,
         [&](Carver& c) { llm.CarveTemporaries(c, batch.num_tokens()); });
@@ -125,9 +127,24 @@ StepExecutor::Plan StepExecutor::MakePlan(const std::vector<MicroBatch>& batches
   return plan;
 }
 
+StepExecutor::Plan StepExecutor::ChoosePlan(const std::vector<MicroBatch>& batches,
+                                            SchedulePurpose purpose) const {
+  if (fixed_recompute_) return MakePlan(batches, purpose, *fixed_recompute_);
+  Plan plan = MakePlan(batches, purpose, Recompute::kNone);
+  if (plan.total_bytes <= arena_.bytes()) return plan;
+  // Scratch of ops, and what the libraries take for themselves.
+  constexpr size_t kReserve = size_t{3} << 30;
+  const size_t available = ctx_.device().available_bytes();
+  const size_t usable = available > kReserve ? available - kReserve : 0;
+  if (plan.total_bytes - arena_.bytes() <= usable) return plan;
+  return MakePlan(batches, purpose, Recompute::kNormsAndActivations);
+}
+
+Recompute StepExecutor::recompute() const { return plan_ ? plan_->recompute : Recompute::kNone; }
+
 size_t StepExecutor::PlanBytes(const std::vector<MicroBatch>& micro_batches,
                                SchedulePurpose purpose) const {
-  return MakePlan(micro_batches, purpose).total_bytes;
+  return ChoosePlan(micro_batches, purpose).total_bytes;
 }
 
 Carver StepExecutor::At(int block, int micro_batch) const {
@@ -139,7 +156,7 @@ Carver StepExecutor::At(int block, int micro_batch) const {
 void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, SchedulePurpose purpose) {
   batches_ = &batches;
   loss_mode_ = purpose == SchedulePurpose::kTrain ? LossMode::kGradients : LossMode::kLoss;
-  plan_ = std::make_unique<Plan>(MakePlan(batches, purpose));
+  plan_ = std::make_unique<Plan>(ChoosePlan(batches, purpose));
   Validate(plan_->schedule);
   if (plan_->total_bytes > arena_.bytes()) {
     ctx_.stream().Synchronize();
@@ -188,13 +205,13 @@ void StepExecutor::Run(const Op& op) {
     copy(slot.injected_grads, slot.encoded_grads);
   } else if (is_vision && op.kind == OpKind::kForward) {
     Carver acts = At(kVisionActs, op.micro_batch);
-    slot.vision = model_.vision().Carve(acts, batch.items);
+    slot.vision = model_.vision().Carve(acts, batch.items, plan_->recompute);
     slot.encoded = features_at(kEncoded);
     model_.vision().Upload(ctx_, batch.items, &slot.vision);
     model_.vision().Forward(ctx_, slot.vision, slot.encoded);
   } else if (op.kind == OpKind::kForward) {
     Carver acts = At(kLlmActs, op.micro_batch);
-    slot.llm = model_.llm().Carve(acts, batch, loss_mode_);
+    slot.llm = model_.llm().Carve(acts, batch, loss_mode_, plan_->recompute);
     model_.llm().Upload(ctx_, batch, &slot.llm);
     model_.llm().Forward(ctx_, slot.llm, slot.injected, loss_mode_,
                          loss_sums_->Rows(op.micro_batch, 1));

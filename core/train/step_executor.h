@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -67,6 +68,12 @@ class StepExecutor : private OpRunner {
   /// when all are.
   std::string FindNonFinite(const MicroBatch& micro_batch);
 
+  /// Norms and activations are recomputed in the backward where keeping them does not fit the
+  /// device; this makes it so always, or never.
+  void set_recompute(std::optional<Recompute> recompute) { fixed_recompute_ = recompute; }
+  /// What the last run did.
+  Recompute recompute() const;
+
   /// Bytes that a step over these micro-batches plans, without running it.
   size_t PlanBytes(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
 
@@ -80,7 +87,9 @@ class StepExecutor : private OpRunner {
   struct Plan;
 
   void Run(const Op& op) override;
-  Plan MakePlan(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
+  Plan MakePlan(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose,
+                Recompute recompute) const;
+  Plan ChoosePlan(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
   void RunSchedule(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose);
   void FinishStep();
   void ReadLosses();
@@ -89,6 +98,7 @@ class StepExecutor : private OpRunner {
 
   Context& ctx_;
   MultimodalModel& model_;
+  std::optional<Recompute> fixed_recompute_;
   Buffer arena_;
   OwnedTensor loss_sums_;  // [num_micro_batches] f64
 
