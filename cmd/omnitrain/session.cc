@@ -1,5 +1,7 @@
 #include "cmd/omnitrain/session.h"
 
+#include <algorithm>
+
 #include "core/base/log.h"
 #include "parallel/comm/wait_record.h"
 
@@ -10,6 +12,17 @@ MpiWorld::Options WorldOptions(const JobSpec& spec) {
   MpiWorld::Options options;
   options.timeout = std::chrono::milliseconds(static_cast<int64_t>(spec.runtime.timeout_s * 1000));
   return options;
+}
+
+// `auto` takes a GPU where there is one and the precision allows it.
+bool UsesCuda(const JobSpec& spec) {
+  const bool has_gpu = NumCudaDevices() > 0;
+  OT_REQUIRE(has_gpu || spec.precision != Precision::kBf16, ErrorCode::kSpec,
+             "precision: bf16 needs a GPU, and this process sees none; use fp32");
+  if (spec.runtime.device == DeviceChoice::kAuto) {
+    return has_gpu && spec.precision != Precision::kFp64;
+  }
+  return spec.runtime.device == DeviceChoice::kCuda;
 }
 
 }  // namespace
@@ -36,7 +49,8 @@ Session::Session(const JobSpec& spec) : mpi_(WorldOptions(spec)) {
   SetLogRank(mpi_.rank());
   InstallCrashReporter();
   SetLayout(spec);
-  device_ = NewCpuDevice(spec.runtime.threads);
+  device_ = UsesCuda(spec) ? NewCudaDevice(mpi_.local_rank() % std::max(1, NumCudaDevices()))
+                           : NewCpuDevice(spec.runtime.threads);
   stream_ = device_->NewStream();
   ctx_ = std::make_unique<Context>(*device_, *stream_);
 }

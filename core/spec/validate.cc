@@ -171,9 +171,6 @@ void RefuseUnsupported(const JobSpec& s) {
   only(s.parallel.llm.schedule == PipelineSchedule::kAuto, "parallel.llm.schedule", "auto");
   only(s.parallel.encoder.placement == Placement::kJoint, "parallel.encoder.placement", "joint");
   only(s.plan.costs == PlanCosts::kFlops, "plan.costs", "flops");
-  only(s.precision != Precision::kBf16, "precision", "fp32 or fp64");
-  only(s.runtime.device != DeviceChoice::kCuda, "runtime.device", "cpu");
-  only(s.runtime.comm != CommChoice::kNccl, "runtime.comm", "mpi or inprocess");
   only(s.metrics.tensorboard.empty(), "metrics.tensorboard", "null");
   only(s.metrics.trace_steps.empty(), "metrics.trace_steps", "null");
   ThrowAll(p.list);

@@ -76,6 +76,12 @@ Json ComparisonReport::ToJson() const {
 
 void CompareTensors(const NamedTensors& got, const NamedTensors& want, double bound,
                     ComparisonReport* report) {
+  CompareTensors(
+      got, want, [bound](const std::string&) { return bound; }, report);
+}
+
+void CompareTensors(const NamedTensors& got, const NamedTensors& want, const BoundOfTensor& bound,
+                    ComparisonReport* report) {
   std::map<std::string, double> largest;
   for (const auto& [name, tensor] : want) {
     double& norm = largest[KindOf(name)];
@@ -89,7 +95,7 @@ void CompareTensors(const NamedTensors& got, const NamedTensors& want, double bo
     }
     ComparedTensor c;
     c.name = name;
-    c.bound = bound;
+    c.bound = bound(name);
     if (tensor.values.size() != it->second.values.size()) {
       c.note = fmt::format("shape {}, the reference has {}", ShapeText(tensor.shape),
                            ShapeText(it->second.shape));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -40,7 +41,11 @@ struct ComparisonReport {
 
 /// ||got - want|| / ||want||, where a norm of `want` below 1e-9 of the largest of its kind (logits,
 /// vision_out, grad) counts as that: tensors whose true value is zero hold only noise. Adds one
-/// line per tensor that both have, with `bound`, and lists the rest.
+/// line per tensor that both have, with the bound of its name, and lists the rest.
+using BoundOfTensor = std::function<double(const std::string& name)>;
+void CompareTensors(const NamedTensors& got, const NamedTensors& want, const BoundOfTensor& bound,
+                    ComparisonReport* report);
+/// One bound for all.
 void CompareTensors(const NamedTensors& got, const NamedTensors& want, double bound,
                     ComparisonReport* report);
 

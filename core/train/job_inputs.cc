@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "core/base/json.h"
+#include "core/train/compute_dtype.h"
 
 namespace omnitrain {
 namespace {
@@ -145,17 +146,7 @@ LoaderOptions JobInputs::LoaderFor(const JobSpec& spec, int64_t first_index, int
 
 ParamStore::AllocateOptions ParamLayoutOf(const JobSpec& spec, int dp_size) {
   ParamStore::AllocateOptions options;
-  switch (spec.precision) {
-    case Precision::kFp64:
-      options.dtype = DType::kF64;
-      break;
-    case Precision::kFp32:
-      options.dtype = DType::kF32;
-      break;
-    case Precision::kBf16:
-      options.dtype = DType::kBF16;
-      break;
-  }
+  options.dtype = ComputeDType(spec.precision);
   options.num_shards = dp_size;
   options.frozen[static_cast<int>(ParamGroup::kVision)] = spec.train.vision.freeze;
   options.frozen[static_cast<int>(ParamGroup::kProjector)] = spec.train.projector.freeze;

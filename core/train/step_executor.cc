@@ -39,10 +39,22 @@ bool AllFinite(Context& ctx, const Tensor& t) {
   ctx.device().Copy(host.data(), t.data, host.size(), ctx.stream());
   ctx.stream().Synchronize();
   bool finite = true;
-  DispatchReal(t.dtype, [&](auto real) {
-    const auto* x = reinterpret_cast<const decltype(real)*>(host.data());
-    for (int64_t i = 0; i < t.num_elements() && finite; ++i) finite = std::isfinite(x[i]);
-  });
+  const auto look = [&](auto value) {
+    using T = decltype(value);
+    const T* x = reinterpret_cast<const T*>(host.data());
+    for (int64_t i = 0; i < t.num_elements() && finite; ++i) {
+      if constexpr (std::is_same_v<T, BFloat16>) {
+        finite = std::isfinite(ToFloat(x[i]));
+      } else {
+        finite = std::isfinite(x[i]);
+      }
+    }
+  };
+  if (t.dtype == DType::kBF16) {
+    look(BFloat16{});
+  } else {
+    DispatchReal(t.dtype, look);
+  }
   return finite;
 }
 
