@@ -12,19 +12,29 @@ namespace {
 
 struct BenchArguments {
   int threads = 0, steps = 6;
-  std::string filter, precision = "fp32";
+  std::string filter, precision = "fp32", device = "cpu", preset = "small";
   int64_t micro_batch_tokens = 4096;
 };
 
 DType DTypeOfPrecision(const std::string& precision) {
-  OT_REQUIRE(precision == "fp32" || precision == "fp64", ErrorCode::kSpec,
-             "--precision {}: use fp32 or fp64", precision);
+  OT_REQUIRE(precision == "fp32" || precision == "fp64" || precision == "bf16", ErrorCode::kSpec,
+             "--precision {}: use fp32, fp64 or bf16", precision);
+  if (precision == "bf16") return DType::kBF16;
   return precision == "fp64" ? DType::kF64 : DType::kF32;
 }
 
 // Each run has a device of its own, with as many threads as were asked for.
 int OnDevice(const BenchArguments& arguments, const std::function<void(Context&)>& body) {
-  const auto device = NewCpuDevice(arguments.threads);
+  OT_REQUIRE(arguments.device == "cpu" || arguments.device == "cuda", ErrorCode::kSpec,
+             "--device {}: use cpu or cuda", arguments.device);
+  OT_REQUIRE((arguments.precision == "fp64") <= (arguments.device == "cpu") &&
+                 (arguments.precision == "bf16") <= (arguments.device == "cuda"),
+             ErrorCode::kSpec,
+             "--precision {}: the CPU computes in fp32 and fp64, a GPU in fp32 and "
+             "bf16",
+             arguments.precision);
+  const auto device =
+      arguments.device == "cuda" ? NewCudaDevice(0) : NewCpuDevice(arguments.threads);
   const auto stream = device->NewStream();
   Context ctx(*device, *stream);
   body(ctx);
@@ -46,12 +56,11 @@ int RunKernels(const BenchArguments& arguments) {
 
 int RunStep(const BenchArguments& arguments) {
   return OnDevice(arguments, [&](Context& ctx) {
-    StepBench bench = SmallStepBench();
+    StepBench bench = StepBenchPreset(arguments.preset, arguments.micro_batch_tokens);
     bench.dtype = DTypeOfPrecision(arguments.precision);
     bench.steps = arguments.steps;
-    bench.micro_batch_tokens = arguments.micro_batch_tokens;
     Json record = RunStepBench(ctx, bench);
-    record["threads"] = std::max(1, arguments.threads);
+    if (!ctx.is_cuda()) record["threads"] = std::max(1, arguments.threads);
     std::printf("%s\n", record.dump().c_str());
   });
 }
@@ -63,14 +72,17 @@ void AddBench(CLI::App& app, Runner* run) {
   CLI::App* bench = app.add_subcommand("bench", "measure; a JSON line per result");
   bench->require_subcommand(1);
   CLI::App* kernels = bench->add_subcommand("kernels", "every op against the machine's ceilings");
-  CLI::App* step = bench->add_subcommand("step", "a whole training step of a small model");
+  CLI::App* step = bench->add_subcommand("step", "a whole training step");
   for (CLI::App* one : {kernels, step}) {
     one->add_option("--threads", arguments->threads, "threads per op; 0: as OMP_NUM_THREADS says");
-    one->add_option("--precision", arguments->precision, "fp32 or fp64");
+    one->add_option("--precision", arguments->precision, "fp32, fp64 (CPU) or bf16 (GPU)");
+    one->add_option("--device", arguments->device, "cpu or cuda");
   }
+  step->add_option("--preset", arguments->preset, "small or qwen2-vl-2b");
   kernels->add_option("--filter", arguments->filter, "rows whose name or shape holds this");
   step->add_option("--steps", arguments->steps, "steps; the first is not counted");
-  step->add_option("--micro-batch-tokens", arguments->micro_batch_tokens, "rows packed together");
+  step->add_option("--micro-batch-tokens", arguments->micro_batch_tokens,
+                   "rows packed together (small)");
   kernels->callback([arguments, run] { *run = [arguments] { return RunKernels(*arguments); }; });
   step->callback([arguments, run] { *run = [arguments] { return RunStep(*arguments); }; });
 }

@@ -155,11 +155,13 @@ void LanguageModel::CarveTemporaries(Carver& carver, int64_t num_tokens) const {
 }
 
 void LanguageModel::Backward(Context& ctx, const LlmActivations& a,
-                             const std::vector<Tensor>& d_features, Carver temp) const {
+                             const std::vector<Tensor>& d_features, Carver temp,
+                             const std::function<void(int)>& on_layer_done) const {
   const Tensor d = temp.Take(params_->dtype(), {a.num_tokens, config_.width});
   const LayerGradients grads = stack_.CarveGradients(temp, a.num_tokens, BackwardPart::kBoth);
   final_norm_.Backward(ctx, a.d_hidden, a.stack.out, a.final_norm, Write::kOverwrite, d);
   StackHooks hooks;
+  hooks.after_weight_grad = on_layer_done;
   hooks.before_backward = [&](int layer, const Tensor& dx) {
     const size_t k = static_cast<size_t>(layer) + 1;
     if (a.num_item_rows > 0 && k < d_features.size()) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "core/model/config.h"
@@ -46,9 +47,9 @@ class LanguageModel {
   void Forward(Context& ctx, const LlmActivations& acts, const std::vector<Tensor>& features,
                LossMode mode, Tensor loss_sum) const;
   /// Adds all weight gradients; writes d_features[k] [N, D].  Gradients are of the loss sum,
-  /// unscaled.
+  /// unscaled. `on_layer_done`: see StackHooks::after_weight_grad.
   void Backward(Context& ctx, const LlmActivations& acts, const std::vector<Tensor>& d_features,
-                Carver temp) const;
+                Carver temp, const std::function<void(int)>& on_layer_done = nullptr) const;
   void CarveTemporaries(Carver& carver, int64_t num_tokens) const;
 
   /// logits [R, V] of rows [begin, begin + R) after a forward in any mode.

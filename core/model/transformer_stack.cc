@@ -234,6 +234,7 @@ void TransformerStack::Backward(Context& ctx, const SequenceInputs& inputs, int 
     const LayerGradients& g = part == BackwardPart::kBoth ? grads[0] : grads[i];
     if (part == BackwardPart::kWeight) {
       LayerWeightGrad(ctx, layers_[begin + i], acts.layers[i], g);
+      if (hooks.after_weight_grad) hooks.after_weight_grad(begin + i);
       continue;
     }
     if (hooks.before_backward) hooks.before_backward(begin + i, d);

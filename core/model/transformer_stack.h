@@ -94,6 +94,8 @@ struct StackHooks {
   /// Before a layer's backward, with dx [T, D] at its output: add a tap's gradient or read an
   /// injection's.
   std::function<void(int layer, const Tensor& dx)> before_backward;
+  /// After a layer's weight gradients of this pass were added.
+  std::function<void(int layer)> after_weight_grad;
 };
 
 class TransformerStack {

@@ -197,7 +197,8 @@ void VisionTower::CarveTemporaries(Carver& carver, int64_t num_patches) const {
 }
 
 void VisionTower::Backward(Context& ctx, const VisionActivations& a,
-                           const std::vector<Tensor>& d_features, Carver temp) const {
+                           const std::vector<Tensor>& d_features, Carver temp,
+                           const std::function<void(int)>& on_layer_done) const {
   if (a.num_patches == 0) return;
   const bool trains_tower = !params_->is_frozen(pos_embed_);
   const Tensor d = temp.Take(params_->dtype(), {a.num_patches, config_.width});
@@ -215,6 +216,7 @@ void VisionTower::Backward(Context& ctx, const VisionActivations& a,
     return;
   }
   StackHooks hooks;
+  hooks.after_weight_grad = on_layer_done;
   hooks.before_backward = [&](int layer, const Tensor& dx) {
     const int k = FeatureAfter(layer);
     if (k >= 0) {

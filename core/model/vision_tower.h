@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "core/model/config.h"
@@ -72,9 +73,10 @@ class VisionTower {
   /// features[k] [N, D of the LLM], overwritten.
   void Forward(Context& ctx, const VisionActivations& acts,
                const std::vector<Tensor>& features) const;
-  /// Adds all weight gradients, given those of the features.
+  /// Adds all weight gradients, given those of the features. `on_layer_done`: see
+  /// StackHooks::after_weight_grad.
   void Backward(Context& ctx, const VisionActivations& acts, const std::vector<Tensor>& d_features,
-                Carver temp) const;
+                Carver temp, const std::function<void(int)>& on_layer_done = nullptr) const;
   /// Lays out the temporaries of Backward: call with a counting carver to plan them.
   void CarveTemporaries(Carver& carver, int64_t num_patches) const;
 

@@ -62,13 +62,13 @@ ShardedAdamW::ShardedAdamW(Context& ctx, ParamStore& params, Communicator& dp,
 
 void ShardedAdamW::StartReduce(Context& ctx, int bucket) {
   if (dp_.size() == 1) return;
-  pending_.push_back(dp_.ReduceScatter(params_.bucket_grads(params_.buckets()[bucket]),
+  reduces_.push_back(dp_.ReduceScatter(params_.bucket_grads(params_.buckets()[bucket]),
                                        shards_[bucket].grads, ReduceOp::kSum, ctx.stream()));
 }
 
 void ShardedAdamW::FinishReduce(Context& ctx) {
-  for (CommHandle& handle : pending_) handle.Wait(ctx.stream());
-  pending_.clear();
+  for (CommHandle& handle : reduces_) handle.Wait(ctx.stream());
+  reduces_.clear();
 }
 
 double ShardedAdamW::GradNorm(Context& ctx, double grad_scale) {
@@ -92,6 +92,7 @@ void ShardedAdamW::GatherGrads(Context& ctx, int bucket, const Tensor& out) {
 
 void ShardedAdamW::Update(Context& ctx, int64_t step, double lr, double grad_scale,
                           double grad_norm) {
+  FinishGather(ctx);
   // The factor and its guard are those of torch.nn.utils.clip_grad_norm_.
   const double factor = config_.clip > 0 ? std::min(1.0, config_.clip / (grad_norm + 1e-6)) : 1.0;
   for (size_t i = 0; i < owned_.size(); ++i) {
@@ -109,14 +110,18 @@ void ShardedAdamW::Update(Context& ctx, int64_t step, double lr, double grad_sca
   }
   if (dp_.size() == 1) return;
   for (size_t b = 0; b < shards_.size(); ++b) {
-    pending_.push_back(dp_.AllGather(shards_[b].values, params_.bucket_values(params_.buckets()[b]),
+    gathers_.push_back(dp_.AllGather(shards_[b].values, params_.bucket_values(params_.buckets()[b]),
                                      ctx.stream()));
   }
 }
 
-void ShardedAdamW::FinishGather(Context& ctx) {
-  for (CommHandle& handle : pending_) handle.Wait(ctx.stream());
-  pending_.clear();
+void ShardedAdamW::FinishGather(Context& ctx, int end) {
+  const int num_started = static_cast<int>(gathers_.size());
+  if (end < 0 || end > num_started) end = num_started;
+  for (; num_gathered_ < end; ++num_gathered_) gathers_[num_gathered_].Wait(ctx.stream());
+  if (num_gathered_ < num_started) return;
+  gathers_.clear();
+  num_gathered_ = 0;
 }
 
 void ShardedAdamW::PublishMasters(Context& ctx) {

@@ -36,8 +36,9 @@ class ShardedAdamW {
   /// Values must be filled already: master weights start from them.
   ShardedAdamW(Context& ctx, ParamStore& params, Communicator& dp, const AdamWConfig& config);
 
-  /// Starts summing the gradients of a bucket over the ranks; the shard of this rank is complete
-  /// after FinishReduce.
+  /// Starts summing the gradients of a bucket over the ranks, beside what the stream does next;
+  /// the shard of this rank is complete after FinishReduce. All ranks start the same buckets in the
+  /// same order.
   void StartReduce(Context& ctx, int bucket);
   void FinishReduce(Context& ctx);
 
@@ -52,10 +53,12 @@ class ShardedAdamW {
   /// comparison and export).
   void GatherGrads(Context& ctx, int bucket, const Tensor& out);
 
-  /// Clips, updates the owned shards and starts gathering the new values. `step` counts from 1.
+  /// Clips, updates the owned shards and starts gathering the new values, in the order of buckets,
+  /// beside what the stream does next. `step` counts from 1.
   void Update(Context& ctx, int64_t step, double lr, double grad_scale, double grad_norm);
-  /// After this, values hold the new parameters on every rank.
-  void FinishGather(Context& ctx);
+  /// After this, the values of buckets [0, end) are the new ones for work given to the stream from
+  /// now on; -1: of all. To be called before values are read.
+  void FinishGather(Context& ctx, int end = -1);
 
   const std::vector<OwnedRange>& owned() const { return owned_; }
   /// Master weights were written from outside (a checkpoint): brings the values of all ranks up to
@@ -82,7 +85,9 @@ class ShardedAdamW {
   std::vector<Shard> shards_;  // per bucket
   std::vector<OwnedRange> owned_;
   std::vector<Tensor> owned_grads_, owned_values_;
-  std::vector<CommHandle> pending_;
+  std::vector<CommHandle> reduces_;
+  std::vector<CommHandle> gathers_;  // per bucket, from the last Update
+  int num_gathered_ = 0;             // of these, how many were waited for
 };
 
 }  // namespace omnitrain

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <numeric>
+#include <cmath>
+#include <functional>
 
 #include "core/base/rng.h"
+#include "core/model/host_tables.h"
 #include "core/optim/sharded_adamw.h"
 #include "core/train/step_executor.h"
 #include "core/train/work.h"
@@ -30,21 +32,33 @@ const char kSmallArch[] = R"({"family": "qwen3_vl", "tie_word_embeddings": true,
              "patch_size": 16, "spatial_merge_size": 2, "num_position_embeddings": 256,
              "deepstack_visual_indexes": [1, 2, 3]}})";
 
-EncodedSample MakeSample(const StepBench& bench, int64_t index) {
+const char kQwen2Vl2bArch[] = R"({"family": "qwen2_vl", "tie_word_embeddings": true,
+  "image_token_id": 151655, "video_token_id": 151656,
+  "vision_start_token_id": 151652, "vision_end_token_id": 151653,
+  "text": {"vocab_size": 151936, "hidden_size": 1536, "num_hidden_layers": 28,
+           "num_attention_heads": 12, "num_key_value_heads": 2, "intermediate_size": 8960,
+           "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+           "rope_parameters": {"rope_theta": 1000000.0, "mrope_section": [16, 24, 24]}},
+  "vision": {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4,
+             "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}})";
+
+EncodedSample MakeSample(const StepBench& bench, const BenchSample& shape, int64_t index) {
   const ModelConfig& model = bench.model;
   EncodedSample sample;
   sample.index = index;
-  EncodedItem item;
-  item.shape.grid = {1, bench.grid_h, bench.grid_w};
-  const int merge = model.vision.merge_size;
-  const int64_t rows = item.shape.grid.num_patches() / (merge * merge);
-  sample.items.push_back(std::move(item));
-  sample.ids.push_back(static_cast<int32_t>(model.vision_start_token_id));
-  sample.ids.insert(sample.ids.end(), static_cast<size_t>(rows),
-                    static_cast<int32_t>(model.image_token_id));
-  sample.ids.push_back(static_cast<int32_t>(model.vision_end_token_id));
-  sample.loss_mask.assign(sample.ids.size(), 0);
-  for (int i = 0; i < bench.text_tokens; ++i) {
+  if (shape.grid_h > 0) {
+    EncodedItem item;
+    item.shape.grid = {1, shape.grid_h, shape.grid_w};
+    const int merge = model.vision.merge_size;
+    const int64_t rows = item.shape.grid.num_patches() / (merge * merge);
+    sample.items.push_back(std::move(item));
+    sample.ids.push_back(static_cast<int32_t>(model.vision_start_token_id));
+    sample.ids.insert(sample.ids.end(), static_cast<size_t>(rows),
+                      static_cast<int32_t>(model.image_token_id));
+    sample.ids.push_back(static_cast<int32_t>(model.vision_end_token_id));
+  }
+  sample.loss_mask.assign(sample.ids.size(), bench.learns_all_tokens ? 1 : 0);
+  for (int64_t i = 0; i < shape.text_tokens; ++i) {
     const uint64_t id =
         RandomBits(1, static_cast<uint64_t>(index), static_cast<uint64_t>(i)) % 4000;
     sample.ids.push_back(static_cast<int32_t>(id));
@@ -59,45 +73,69 @@ std::vector<MicroBatch> MakeBatches(const StepBench& bench) {
   pack.positions.image_token_id = static_cast<int32_t>(bench.model.image_token_id);
   pack.positions.video_token_id = static_cast<int32_t>(bench.model.video_token_id);
   pack.patch_dim = bench.model.vision.patch_dim();
-  std::vector<EncodedSample> samples;
-  for (int i = 0; i < bench.samples; ++i) {
-    samples.push_back(MakeSample(bench, i));
-    EncodedSample& s = samples.back();
-    s.runs = FindItemRuns(s.ids, {s.items[0].shape}, pack.positions, "bench");
-  }
   std::vector<MicroBatch> batches;
-  const int64_t per_batch = std::max<int64_t>(1, bench.micro_batch_tokens / samples[0].num_rows());
-  for (size_t begin = 0; begin < samples.size(); begin += static_cast<size_t>(per_batch)) {
-    std::vector<const EncodedSample*> members;
-    for (size_t i = begin; i < std::min(samples.size(), begin + static_cast<size_t>(per_batch));
-         ++i) {
-      members.push_back(&samples[i]);
+  int64_t index = 0;
+  for (const std::vector<BenchSample>& shapes : bench.micro_batches) {
+    std::vector<EncodedSample> samples;
+    for (const BenchSample& shape : shapes) {
+      EncodedSample sample = MakeSample(bench, shape, index++);
+      std::vector<ItemShape> items;
+      for (const EncodedItem& item : sample.items) items.push_back(item.shape);
+      sample.runs = FindItemRuns(sample.ids, items, pack.positions, "bench");
+      samples.push_back(std::move(sample));
     }
+    std::vector<const EncodedSample*> members;
+    for (const EncodedSample& sample : samples) members.push_back(&sample);
     batches.push_back(BuildMicroBatch(members, pack));
     std::vector<float>& patches = batches.back().items.patches;
+#pragma omp parallel for
     for (size_t i = 0; i < patches.size(); ++i) {
-      patches[i] = static_cast<float>(RandomNormal(2, begin, i));
+      patches[i] = static_cast<float>(RandomNormal(2, static_cast<uint64_t>(index), i));
     }
   }
   return batches;
 }
 
-// Rate of a 1,024^3 product, best of a few: what this machine gives in this run.
-double GemmRate(Context& ctx, DType dtype) {
-  constexpr int64_t kSide = 1024;
-  const OwnedTensor a(ctx.device(), dtype, {kSide, kSide}), b(ctx.device(), dtype, {kSide, kSide}),
-      c(ctx.device(), dtype, {kSide, kSide});
-  Zero(ctx, *a);
-  Zero(ctx, *b);
-  double best = 0;
+// Best time of a few runs: what this machine gives at its best in this run.
+double BestSeconds(Context& ctx, const std::function<void()>& body) {
+  const auto begin = ctx.device().NewEvent(), end = ctx.device().NewEvent();
+  double best = INFINITY;
   for (int i = 0; i < 8; ++i) {
-    const auto begin = Clock::now();
-    LinearForward(ctx, *a, *b, Tensor(), Write::kOverwrite, *c);
-    ctx.stream().Synchronize();
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    best = std::max(best, 2.0 * kSide * kSide * kSide / seconds / 1e9);
+    begin->Record(ctx.stream());
+    body();
+    end->Record(ctx.stream());
+    end->Synchronize();
+    best = std::min(best, end->ElapsedMsSince(*begin) * 1e-3);
   }
   return best;
+}
+
+// Rate of a product that fills the device, on random values: zeros run faster.
+double GemmRate(Context& ctx, DType dtype) {
+  const int64_t side = ctx.is_cuda() ? 8192 : 1024;
+  const OwnedTensor a(ctx.device(), dtype, {side, side}), b(ctx.device(), dtype, {side, side}),
+      c(ctx.device(), dtype, {side, side});
+  std::vector<float> values(static_cast<size_t>(side * side));
+#pragma omp parallel for
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<float>(RandomNormal(3, 0, i % 65537));
+  }
+  Upload(ctx, values, *a);
+  Upload(ctx, values, *b);
+  const double flops = 2.0 * static_cast<double>(side) * static_cast<double>(side * side);
+  return flops /
+         BestSeconds(ctx, [&] { LinearForward(ctx, *a, *b, Tensor(), Write::kOverwrite, *c); });
+}
+
+// Bytes read and written a second by a copy that no cache holds.
+double CopyRate(Context& ctx) {
+  const int64_t count = int64_t{ctx.is_cuda() ? 256 : 32} << 20;
+  const OwnedTensor from(ctx.device(), DType::kF32, {count}),
+      to(ctx.device(), DType::kF32, {count});
+  Zero(ctx, *from);
+  const auto bytes = static_cast<size_t>(from->num_bytes());
+  return 2.0 * static_cast<double>(bytes) /
+         BestSeconds(ctx, [&] { ctx.device().Copy(to->data, from->data, bytes, ctx.stream()); });
 }
 
 double Quantile(std::vector<double> values, double q) {
@@ -107,10 +145,40 @@ double Quantile(std::vector<double> values, double q) {
 
 }  // namespace
 
-StepBench SmallStepBench() {
+StepBench StepBenchPreset(const std::string& name, int64_t micro_batch_tokens) {
   StepBench bench;
-  bench.preset = "small";
-  bench.model = ModelConfigFromArch(kSmallArch);
+  bench.preset = name;
+  if (name == "small") {
+    bench.model = ModelConfigFromArch(kSmallArch);
+    const BenchSample sample{16, 16, 48};
+    constexpr int64_t kRows = 16 * 16 / 4 + 2 + 48, kSamples = 16;
+    const int64_t together = std::max<int64_t>(1, micro_batch_tokens / kRows);
+    for (int64_t i = 0; i < kSamples; i += together) {
+      bench.micro_batches.emplace_back(std::min(together, kSamples - i), sample);
+    }
+    return bench;
+  }
+  OT_REQUIRE(name == "qwen2-vl-2b", ErrorCode::kSpec, "--preset {}: use small or qwen2-vl-2b",
+             name);
+  bench.model = ModelConfigFromArch(kQwen2Vl2bArch);
+  bench.learns_all_tokens = true;
+  constexpr int kMicroBatches = 4;
+  constexpr int64_t kTokens = 8192, kShortest = 64;
+  uint64_t draw = 0;
+  for (int m = 0; m < kMicroBatches; ++m) {
+    std::vector<BenchSample> samples;
+    for (int64_t rows = 0; rows < kTokens;) {
+      const auto drawn = static_cast<int64_t>(std::exp(6.6 + 0.8 * RandomNormal(4, 0, draw++)));
+      const int64_t length = std::min(std::max(drawn, kShortest), kTokens - rows);
+      rows += length;
+      // One row of merged cells: an image's cost depends on its patches, not on its sides.
+      const int64_t image = length / 2;
+      const bool has_image = image >= 4;
+      samples.push_back({has_image ? 2 : 0, has_image ? static_cast<int>(2 * image) : 0,
+                         has_image ? length - image - 2 : length});
+    }
+    bench.micro_batches.push_back(std::move(samples));
+  }
   return bench;
 }
 
@@ -145,9 +213,10 @@ Json RunStepBench(Context& ctx, const StepBench& bench) {
     OT_CHECK(outcome.is_finite, "loss {}", outcome.loss);
     if (i > 0) times.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
   }
+  const size_t peak_bytes = ctx.device().peak_bytes();
   OT_REQUIRE(!times.empty(), ErrorCode::kSpec,
              "--steps: the first step is not counted; ask for two or more");
-  const double median = Quantile(times, 0.5), ceiling = GemmRate(ctx, bench.dtype);
+  const double median = Quantile(times, 0.5), gemm = GemmRate(ctx, bench.dtype);
   return {{"bench", "step"},
           {"preset", bench.preset},
           {"device", ctx.device().Describe()},
@@ -161,10 +230,13 @@ Json RunStepBench(Context& ctx, const StepBench& bench) {
             {"p10", Quantile(times, 0.1) * 1e3},
             {"p90", Quantile(times, 0.9) * 1e3}}},
           {"tokens_per_s", static_cast<double>(rows) / median},
-          {"gflop_per_step", flops / 1e9},
-          {"gflop_s", flops / median / 1e9},
-          {"gemm_gflop_s", ceiling},
-          {"ratio_to_gemm", flops / median / 1e9 / ceiling}};
+          {"tflop_per_step", flops / 1e12},
+          {"tflops", flops / median / 1e12},
+          {"peak_bytes", peak_bytes},
+          {"recompute", executor.recompute() != Recompute::kNone},
+          {"gemm_tflops", gemm / 1e12},
+          {"ratio_to_gemm", flops / median / gemm},
+          {"copy_gb_s", CopyRate(ctx) / 1e9}};
 }
 
 }  // namespace omnitrain

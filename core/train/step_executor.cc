@@ -180,6 +180,12 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
     loss_sums_ = OwnedTensor(ctx_.device(), DType::kF64, {n});
   }
   Zero(ctx_, *loss_sums_);
+  last_backward_.clear();
+  for (const Op& op : plan_->schedule.ranks[0]) {
+    if (IsBackward(op.kind)) last_backward_[op.module] = op.micro_batch;
+  }
+  if (reduce_ahead_ == nullptr) reduce_ahead_ = std::make_unique<ReduceAhead>(model_.params());
+  reduce_ahead_->Begin();
   slots_.clear();
   trace_.clear();
   ExecuteOptions options;
@@ -189,8 +195,7 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
 
 void StepExecutor::Run(const Op& op) {
   if (op.kind == OpKind::kReduceGrad) {
-    const int num_buckets = static_cast<int>(model_.params().buckets().size());
-    for (int b = 0; b < num_buckets; ++b) optimizer_->StartReduce(ctx_, b);
+    for (int b; (b = reduce_ahead_->TakeRest()) >= 0;) optimizer_->StartReduce(ctx_, b);
     optimizer_->FinishReduce(ctx_);
     return;
   }
@@ -198,6 +203,8 @@ void StepExecutor::Run(const Op& op) {
     if (params_ != nullptr) FinishStep();
     return;
   }
+  if (op.kind == OpKind::kForward) AwaitValues(op);
+  if (IsBackward(op.kind)) return RunBackward(op);
   const MicroBatch& batch = (*batches_)[op.micro_batch];
   Slot& slot = slots_[op.micro_batch];
   const bool is_vision = op.module == kVision;
@@ -228,15 +235,60 @@ void StepExecutor::Run(const Op& op) {
     model_.llm().Forward(ctx_, slot.llm, slot.injected, loss_mode_,
                          loss_sums_->Rows(op.micro_batch, 1));
     if (observer_) observer_({op.micro_batch, &slot.llm, &slot.injected});
-  } else if (is_vision && IsBackward(op.kind)) {
-    model_.vision().Backward(ctx_, slot.vision, slot.encoded_grads,
-                             At(kVisionTemp, op.micro_batch));
-  } else if (IsBackward(op.kind)) {
-    if (plan_->schedule.trains_encoders()) slot.injected_grads = features_at(kInjectedGrads);
-    model_.llm().Backward(ctx_, slot.llm, slot.injected_grads, At(kLlmTemp, op.micro_batch));
   } else {
     OT_CHECK(false, "no body for {}", ToString(op));
   }
+}
+
+void StepExecutor::RunBackward(const Op& op) {
+  const MicroBatch& batch = (*batches_)[op.micro_batch];
+  Slot& slot = slots_[op.micro_batch];
+  // Nothing adds to a module's gradients after its last backward: they are reduced layer by layer.
+  const bool is_last = last_backward_.at(op.module) == op.micro_batch;
+  const auto when_done = [&](const char* stack) {
+    return [this, is_last, stack](int layer) {
+      if (!is_last) return;
+      reduce_ahead_->MarkLayer(stack, layer);
+      StartReadyReduces();
+    };
+  };
+  if (op.module == kVision) {
+    model_.vision().Backward(ctx_, slot.vision, slot.encoded_grads, At(kVisionTemp, op.micro_batch),
+                             when_done("vision"));
+    if (!is_last) return;
+    reduce_ahead_->MarkGroup(ParamGroup::kVision);
+    reduce_ahead_->MarkGroup(ParamGroup::kProjector);
+  } else {
+    if (plan_->schedule.trains_encoders()) {
+      Carver carver = At(kInjectedGrads, op.micro_batch);
+      slot.injected_grads = CarveFeatures(carver, batch);
+    }
+    model_.llm().Backward(ctx_, slot.llm, slot.injected_grads, At(kLlmTemp, op.micro_batch),
+                          when_done("llm"));
+    if (!is_last) return;
+    reduce_ahead_->MarkGroup(ParamGroup::kLlm);
+  }
+  StartReadyReduces();
+}
+
+void StepExecutor::StartReadyReduces() {
+  for (int b; (b = reduce_ahead_->Take()) >= 0;) optimizer_->StartReduce(ctx_, b);
+}
+
+// The values of the last update are gathered while the encoder runs: it waits for its own alone.
+void StepExecutor::AwaitValues(const Op& op) {
+  if (optimizer_ == nullptr) return;
+  int end = -1;
+  if (op.module == kVision) {
+    const std::vector<ParamBucket>& buckets = model_.params().buckets();
+    end = 0;
+    for (size_t b = 0; b < buckets.size(); ++b) {
+      for (ParamId id : buckets[b].params) {
+        if (model_.params().spec(id).group != ParamGroup::kLlm) end = static_cast<int>(b) + 1;
+      }
+    }
+  }
+  optimizer_->FinishGather(ctx_, end);
 }
 
 void StepExecutor::ReadLosses() {
@@ -259,7 +311,6 @@ void StepExecutor::FinishStep() {
   // state.
   if (!outcome_.is_finite) return;
   optimizer_->Update(ctx_, params_->step, params_->lr, scale, outcome_.grad_norm);
-  optimizer_->FinishGather(ctx_);
 }
 
 StepOutcome StepExecutor::Train(const std::vector<MicroBatch>& micro_batches,

@@ -9,6 +9,7 @@
 
 #include "core/model/multimodal_model.h"
 #include "core/optim/sharded_adamw.h"
+#include "core/train/reduce_ahead.h"
 #include "parallel/schedule/execute.h"
 #include "parallel/schedule/schedule.h"
 
@@ -91,6 +92,9 @@ class StepExecutor : private OpRunner {
                 Recompute recompute) const;
   Plan ChoosePlan(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
   void RunSchedule(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose);
+  void RunBackward(const Op& op);
+  void StartReadyReduces();
+  void AwaitValues(const Op& op);
   void FinishStep();
   void ReadLosses();
   std::vector<Tensor> CarveFeatures(Carver& carver, const MicroBatch& batch) const;
@@ -105,6 +109,8 @@ class StepExecutor : private OpRunner {
   // Of the run under way.
   const std::vector<MicroBatch>* batches_ = nullptr;
   ShardedAdamW* optimizer_ = nullptr;
+  std::map<std::string, int> last_backward_;  // micro-batch of a module's last backward
+  std::unique_ptr<ReduceAhead> reduce_ahead_;
   const StepParams* params_ = nullptr;  // absent: gradients only
   StepOutcome outcome_;
   LossMode loss_mode_ = LossMode::kLoss;

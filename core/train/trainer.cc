@@ -352,6 +352,7 @@ class Trainer {
   }
 
   int Finish() {
+    optimizer_->FinishGather(ctx_);  // what follows reads the values without the executor
     Json record = {{"step", step_}, {"reason", "done"}, {"exit_code", 0}};
     if (step_ > first_step_) record["loss"] = loss_;
     record["train_seconds"] = SecondsSince(start_);
