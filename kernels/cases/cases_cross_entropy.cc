@@ -55,4 +55,9 @@ void AddCrossEntropyCases(std::vector<OpCase>* cases) {
   cases->back().is_bench = true;
 }
 
+void AddRandomCrossEntropyCases(RandomShapes& draw, std::vector<OpCase>* cases) {
+  const int64_t rows = draw.Rows(300), width = draw.Size(1, 200), vocabulary = draw.Size(1, 5000);
+  cases->push_back(CrossEntropyCase(rows, width, vocabulary, draw.Pad()));
+}
+
 }  // namespace omnitrain

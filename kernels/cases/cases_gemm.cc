@@ -51,4 +51,11 @@ void AddGemmCases(std::vector<OpCase>* cases) {
   }
 }
 
+void AddRandomGemmCases(RandomShapes& draw, std::vector<OpCase>* cases) {
+  const int64_t rows = draw.Rows(700), in = draw.Size(1, 400), out = draw.Size(1, 400);
+  const Write write = draw.Coin() ? Write::kAccumulate : Write::kOverwrite;
+  const Bias bias = draw.Coin() ? Bias::kPresent : Bias::kAbsent;
+  cases->push_back(LinearCase(rows, in, out, draw.Pad(), bias, write));
+}
+
 }  // namespace omnitrain

@@ -21,4 +21,14 @@ const std::vector<OpCase>& AllOpCases() {
   return *kCases;
 }
 
+std::vector<OpCase> RandomOpCases(uint64_t seed, int rounds) {
+  std::vector<OpCase> cases;
+  RandomShapes draw(seed);
+  for (int i = 0; i < rounds; ++i) {
+    AddRandomGemmCases(draw, &cases);
+    AddRandomCrossEntropyCases(draw, &cases);
+  }
+  return cases;
+}
+
 }  // namespace omnitrain

@@ -8,4 +8,7 @@ namespace omnitrain {
 /// process.
 const std::vector<OpCase>& AllOpCases();
 
+/// Further cases on random shapes, `rounds` of each op, the same for the same seed.
+std::vector<OpCase> RandomOpCases(uint64_t seed, int rounds);
+
 }  // namespace omnitrain

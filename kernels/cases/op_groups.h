@@ -1,6 +1,7 @@
 #pragma once
 
 #include "kernels/cases/op_case.h"
+#include "kernels/cases/random_shapes.h"
 
 namespace omnitrain {
 
@@ -16,5 +17,10 @@ void AddOptimizerCases(std::vector<OpCase>* cases);
 void AddGemmCases(std::vector<OpCase>* cases);
 void AddAttentionCases(std::vector<OpCase>* cases);
 void AddCrossEntropyCases(std::vector<OpCase>* cases);
+
+// Each appends a case of every op of its group on shapes that are drawn.
+
+void AddRandomGemmCases(RandomShapes& draw, std::vector<OpCase>* cases);
+void AddRandomCrossEntropyCases(RandomShapes& draw, std::vector<OpCase>* cases);
 
 }  // namespace omnitrain
