@@ -11,7 +11,7 @@ import tempfile
 import zlib
 
 ROOT = os.environ.get("TEST_SRCDIR", ".") + "/" + os.environ.get("TEST_WORKSPACE", "")
-BINARY = os.path.abspath(os.path.join(ROOT, "cmd/omnitrain/omnitrain"))
+BINARY = os.path.abspath(os.environ.get("OMNITRAIN_BINARY") or os.path.join(ROOT, "cmd/omnitrain/omnitrain"))
 MPI_TEST = os.path.abspath(os.path.join(ROOT, "tests/support/mpi_test.sh"))
 GOLDEN = os.path.abspath(os.path.join(ROOT, "tests/golden/qwen3_vl"))
 

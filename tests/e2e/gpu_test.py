@@ -1,0 +1,114 @@
+"""Whole runs on a machine with a GPU: parity with golden cases in f32 and bf16, equal bits, checkpoints between CPU and GPU,
+several ranks on one GPU and one rank a GPU. Run by hand (or by `tools/dev gpu`): CI has no GPU.
+
+usage: gpu_test.py [--golden DIR] [PART...]     parts: parity jobs ranks nccl; default: all that the machine can run
+"""
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from harness import GOLDEN, Workspace, checkpoint_bytes, close, expect, run
+
+arguments = argparse.ArgumentParser()
+arguments.add_argument("--golden", default=os.path.dirname(GOLDEN), help="folder of golden cases, each with model/ and batch.safetensors")
+arguments.add_argument("parts", nargs="*")
+args = arguments.parse_args()
+num_gpus = len(subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE).stdout.splitlines())
+expect(num_gpus > 0, "this machine has a GPU")
+parts = args.parts or ["parity", "jobs", "ranks"] + (["nccl"] if num_gpus > 1 else [])
+failed = []
+
+
+def check(condition, what, result=None):
+    """Notes a failure and goes on: time on such a machine is dear."""
+    print("ok  " if condition else "FAIL", what, flush=True)
+    if not condition:
+        failed.append(what)
+        if result is not None:
+            print("exit code", result.code, "\n", result.out[-300:], "\n", result.err[-2500:], flush=True)
+
+
+def parity(family, precision):
+    case = os.path.join(args.golden, family)
+    with tempfile.TemporaryDirectory() as out:
+        report = os.path.join(out, "report.json")
+        result = run(["parity", "--model", case + "/model", "--batch", case + "/batch.safetensors", "--expected",
+                      case + "/expected.safetensors", "--device", "cuda", "--precision", precision, "--report", report])
+        worst = ""
+        if os.path.exists(report):
+            compared = json.load(open(report))["layouts"][0]["tensors"]
+            top = max(compared, key=lambda c: c["error"] / c["bound"] if c["bound"] else 0)
+            loss = next((c["error"] for c in compared if c["name"] == "loss"), None)
+            median = next((c["error"] for c in compared if c["name"].startswith("median")), None)
+            worst = f"loss {loss:.2e}, worst {top['name']} {top['error']:.2e} of {top['bound']:.1e}" + (f", median ratio {median:.2f}" if median else "")
+        check(result.code == 0, f"parity {family} {precision}: {worst}", result)
+
+
+if "parity" in parts:
+    for family in sorted(os.listdir(args.golden)):
+        if os.path.exists(os.path.join(args.golden, family, "batch.safetensors")):
+            for precision in ("fp32", "bf16"):
+                parity(family, precision)
+
+w = Workspace()
+CUDA, FP32, BF16 = "runtime.device=cuda", "precision=fp32", "precision=bf16"
+
+
+def out(name):
+    return f"run.out={w.dir}/{name}"
+
+
+cpu = w.train(out("cpu"), FP32)
+expect(cpu.code == 0, "the job on the CPU", cpu)
+
+if "jobs" in parts:
+    for precision in (FP32, BF16):
+        name = precision[-4:]
+        first = w.train(out(name + "-a"), CUDA, precision)
+        again = w.train(out(name + "-b"), CUDA, precision)
+        check(first.code == 0, f"{precision}: the job runs on the GPU", first)
+        check(first.losses() == again.losses() and len(first.losses()) == 6, f"{precision}: the same spec twice gives equal losses", again)
+        a, b = (w.path(f"{name}-{x}/checkpoints/step-00000006") for x in "ab")
+        check(os.path.isdir(a) and os.path.isdir(b) and checkpoint_bytes(a) == checkpoint_bytes(b), f"{precision}: and equal checkpoints")
+        check(close(first.losses(), cpu.losses(), 1e-4 if precision == FP32 else 2e-2), f"{precision}: the curve of the CPU: {first.losses()} {cpu.losses()}")
+        # Half on one device, half on the other.
+        for start, end in ((CUDA, "runtime.device=cpu"), ("runtime.device=cpu", CUDA)):
+            if precision == BF16:
+                continue
+            run_dir = f"{name}-{start[-4:]}"
+            half = w.train(out(run_dir), start, precision)
+            shutil.rmtree(w.path(run_dir + "/checkpoints/step-00000006"), ignore_errors=True)
+            moved = w.train(out(run_dir), end, precision)
+            check(half.code == 0 and moved.code == 0 and close(moved.losses(), cpu.losses()[3:], 1e-4), f"a checkpoint of {start} goes on with {end}", moved)
+        # Straight and resumed: equal bits on one device.
+        shutil.rmtree(w.path(name + "-b/checkpoints/step-00000006"), ignore_errors=True)
+        resumed = w.train(out(name + "-b"), CUDA, precision)
+        check(resumed.losses() == first.losses()[3:], f"{precision}: resumed steps are those of the straight run", resumed)
+
+if "ranks" in parts:
+    one = w.train(out("one"), CUDA, FP32)
+    for ranks in (2, 4):
+        several = w.train(out(f"mpi{ranks}"), CUDA, FP32, "runtime.comm=mpi", ranks=ranks)
+        check(several.code == 0 and close(several.losses(), one.losses(), 1e-4), f"{ranks} ranks on one GPU (mpi): the curve of one rank", several)
+    moved_dir = w.path("mpi4/checkpoints/step-00000006")
+    shutil.rmtree(moved_dir, ignore_errors=True)
+    moved = w.train(out("mpi4"), CUDA, FP32)
+    check(moved.code == 0 and close(moved.losses(), one.losses()[3:], 1e-4), "a checkpoint of 4 ranks goes on with one", moved)
+    if num_gpus == 1:
+        refused = w.train(out("refused"), CUDA, FP32, "runtime.comm=nccl", ranks=2)
+        check(refused.code == 2 and "runtime.comm" in refused.err, "two ranks on one GPU over nccl are refused with a word", refused)
+
+if "nccl" in parts:
+    one = w.train(out("one-nccl"), CUDA, FP32)
+    two = w.train(out("nccl2"), CUDA, FP32, "runtime.comm=nccl", ranks=2)
+    check(two.code == 0 and close(two.losses(), one.losses(), 1e-4), "2 ranks on 2 GPUs (nccl): the curve of one rank", two)
+    same = w.train(out("nccl2-b"), CUDA, FP32, "runtime.comm=nccl", ranks=2)
+    check(same.losses() == two.losses(), "2 ranks over nccl twice: equal losses", same)
+
+w.remove()
+print(f"{len(failed)} failed")
+sys.exit(1 if failed else 0)
