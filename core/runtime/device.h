@@ -27,6 +27,8 @@ class Event {
   /// Work given to `stream` from now on starts after this event.
   virtual void WaitOn(Stream& stream) = 0;
   virtual void Synchronize() = 0;
+  /// Whether the work before the last Record is done, without waiting; true if never recorded.
+  virtual bool IsReached() const = 0;
   /// Time from `earlier` to this event, both recorded and reached.
   virtual double ElapsedMsSince(const Event& earlier) const = 0;
 };
@@ -36,6 +38,8 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual DeviceKind kind() const = 0;
+  /// The GPU's number among those that this process sees; 0 for the host.
+  virtual int index() const = 0;
   /// "cpu, 2 threads", "cuda:0 NVIDIA H100 80GB HBM3".
   virtual std::string Describe() const = 0;
   virtual std::unique_ptr<Stream> NewStream() = 0;
@@ -44,14 +48,18 @@ class Device {
   /// when a step outgrows its memory, never per op.
   virtual void* Allocate(size_t bytes) = 0;
   virtual void Free(void* data) = 0;
+  /// Host memory that copies from and to this device reach at full speed (page-locked). Slow, as
+  /// Allocate is. A copy reads it in stream order: it must stay as it is until the copy is done.
+  virtual void* AllocateHost(size_t bytes) = 0;
+  virtual void FreeHost(void* data) = 0;
   /// Bytes held now through Allocate, and the most there ever were.
   virtual size_t allocated_bytes() const = 0;
   virtual size_t peak_bytes() const = 0;
   /// What Allocate could still give; no limit is known for the host.
   virtual size_t available_bytes() const = 0;
   /// Copies between any two of host and this device, in stream order and without waiting for the
-  /// stream. Host memory that is read is free again when the call returns; host memory that is
-  /// written holds the values once the stream got there.
+  /// stream. Host memory that is read is free again when the call returns, unless it is of
+  /// AllocateHost; host memory that is written holds the values once the stream got there.
   virtual void Copy(void* destination, const void* source, size_t bytes, Stream& stream) = 0;
   virtual void Fill(void* destination, int byte, size_t bytes, Stream& stream) = 0;
 };

@@ -31,6 +31,15 @@ class CudaEvent : public Event {
   void Record(Stream& stream) override { OT_CUDA(cudaEventRecord(event_, Native(stream))); }
   void WaitOn(Stream& stream) override { OT_CUDA(cudaStreamWaitEvent(Native(stream), event_)); }
   void Synchronize() override { OT_CUDA(cudaEventSynchronize(event_)); }
+  bool IsReached() const override {
+    const cudaError_t error = cudaEventQuery(event_);
+    if (error == cudaErrorNotReady) {
+      cudaGetLastError();  // it would show again at the next launch
+      return false;
+    }
+    OT_CUDA(error);
+    return true;
+  }
   double ElapsedMsSince(const Event& earlier) const override {
     float ms = 0;
     OT_CUDA(cudaEventElapsedTime(&ms, static_cast<const CudaEvent&>(earlier).event_, event_));
@@ -99,6 +108,7 @@ class CudaDevice : public Device {
   }
 
   DeviceKind kind() const override { return DeviceKind::kCuda; }
+  int index() const override { return index_; }
   std::string Describe() const override {
     return fmt::format("cuda:{} {}", index_, properties_.name);
   }
@@ -130,6 +140,16 @@ class CudaDevice : public Device {
     ledger_.Remove(data);
     Use();
     cudaFree(data);
+  }
+  void* AllocateHost(size_t bytes) override {
+    Use();
+    void* data = nullptr;
+    OT_CUDA(cudaHostAlloc(&data, bytes, cudaHostAllocPortable));
+    return data;
+  }
+  void FreeHost(void* data) override {
+    Use();
+    cudaFreeHost(data);
   }
   size_t allocated_bytes() const override { return ledger_.allocated(); }
   size_t peak_bytes() const override { return ledger_.peak(); }
