@@ -213,30 +213,33 @@ Json RunStepBench(Context& ctx, const StepBench& bench) {
     OT_CHECK(outcome.is_finite, "loss {}", outcome.loss);
     if (i > 0) times.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
   }
+  const double peak_flops = PeakFlops(ctx.device().Describe(), bench.dtype);
   const size_t peak_bytes = ctx.device().peak_bytes();
   OT_REQUIRE(!times.empty(), ErrorCode::kSpec,
              "--steps: the first step is not counted; ask for two or more");
   const double median = Quantile(times, 0.5), gemm = GemmRate(ctx, bench.dtype);
-  return {{"bench", "step"},
-          {"preset", bench.preset},
-          {"device", ctx.device().Describe()},
-          {"dtype", DTypeName(bench.dtype)},
-          {"parameters", model.params().num_elements()},
-          {"tokens_per_step", rows},
-          {"micro_batches", batches.size()},
-          {"repetitions", times.size()},
-          {"step_ms",
-           {{"median", median * 1e3},
-            {"p10", Quantile(times, 0.1) * 1e3},
-            {"p90", Quantile(times, 0.9) * 1e3}}},
-          {"tokens_per_s", static_cast<double>(rows) / median},
-          {"tflop_per_step", flops / 1e12},
-          {"tflops", flops / median / 1e12},
-          {"peak_bytes", peak_bytes},
-          {"recompute", executor.recompute() != Recompute::kNone},
-          {"gemm_tflops", gemm / 1e12},
-          {"ratio_to_gemm", flops / median / gemm},
-          {"copy_gb_s", CopyRate(ctx) / 1e9}};
+  Json record = {{"bench", "step"},
+                 {"preset", bench.preset},
+                 {"device", ctx.device().Describe()},
+                 {"dtype", DTypeName(bench.dtype)},
+                 {"parameters", model.params().num_elements()},
+                 {"tokens_per_step", rows},
+                 {"micro_batches", batches.size()},
+                 {"repetitions", times.size()},
+                 {"step_ms",
+                  {{"median", median * 1e3},
+                   {"p10", Quantile(times, 0.1) * 1e3},
+                   {"p90", Quantile(times, 0.9) * 1e3}}},
+                 {"tokens_per_s", static_cast<double>(rows) / median},
+                 {"tflop_per_step", flops / 1e12},
+                 {"tflops", flops / median / 1e12},
+                 {"peak_bytes", peak_bytes},
+                 {"recompute", executor.recompute() != Recompute::kNone},
+                 {"gemm_tflops", gemm / 1e12},
+                 {"ratio_to_gemm", flops / median / gemm},
+                 {"copy_gb_s", CopyRate(ctx) / 1e9}};
+  if (peak_flops > 0) record["mfu"] = flops / median / peak_flops;
+  return record;
 }
 
 }  // namespace omnitrain

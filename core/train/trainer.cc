@@ -265,6 +265,8 @@ class Trainer {
         {"truncated", batch.truncated},
         {"eta_s", SecondsSince(start_) / static_cast<double>(step_ - first_step_) *
                       static_cast<double>(spec_.run.steps - step_)}};
+    const double peak = PeakFlops(ctx_.device().Describe(), model_.params().dtype());
+    if (peak > 0) record["mfu"] = {{"total", flops / seconds / world_.size() / peak}};
     records_.Write("step", record);
     if (is_first_ && (step_ % spec_.metrics.log_every == 0 || step_ == spec_.run.steps)) {
       PrintProgress(StepLine(record, spec_.run.steps));

@@ -25,4 +25,21 @@ double TrainFlops(const JobSpec& spec, double encoder_forward, double llm_forwar
   return encoder_forward * encoder_passes + llm_forward * llm_passes;
 }
 
+double PeakFlops(const std::string& device, DType compute) {
+  struct Entry {
+    const char* name;
+    double bf16, f32;
+  };
+  // The first match counts: parts with a slower form of the chip come before the plain name.
+  static constexpr Entry kDevices[] = {{"B200", 2250e12, 80e12},    {"GH200", 989.4e12, 66.9e12},
+                                       {"H200", 989.4e12, 66.9e12}, {"H100 PCIe", 756e12, 51e12},
+                                       {"H100 NVL", 835e12, 60e12}, {"H100", 989.4e12, 66.9e12},
+                                       {"A100", 312e12, 19.5e12}};
+  for (const Entry& entry : kDevices) {
+    if (device.find(entry.name) == std::string::npos) continue;
+    return compute == DType::kBF16 ? entry.bf16 : compute == DType::kF32 ? entry.f32 : 0;
+  }
+  return 0;
+}
+
 }  // namespace omnitrain

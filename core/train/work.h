@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include "core/model/multimodal_model.h"
 #include "core/spec/job_spec.h"
 
@@ -16,5 +18,10 @@ MicroBatchWork WorkOf(const MultimodalModel& model, const MicroBatch& batch);
 /// Forward and backward: a backward costs one forward for each of the two gradients that is needed;
 /// a frozen encoder has none, a frozen LLM only that of its inputs.
 double TrainFlops(const JobSpec& spec, double encoder_forward, double llm_forward);
+
+/// Dense matrix operations a second that the maker states for a device, by its name
+/// (Device::Describe), in a compute dtype; 0 when it is not in the table. Source: NVIDIA's data
+/// sheets of the A100, H100, H200, B200 (without sparsity; f32 outside the tensor cores).
+double PeakFlops(const std::string& device, DType compute);
 
 }  // namespace omnitrain
