@@ -25,11 +25,6 @@ std::string HumanBytes(int64_t bytes) {
   return fmt::format("{:.{}f} {}", value, unit == 0 ? 0 : 1, kUnits[unit]);
 }
 
-void CopyBytes(void* to, const void* from, int64_t bytes) {
-  // The place of `in` inside `out` may be `in` itself.
-  if (bytes > 0 && to != from) std::memmove(to, from, static_cast<size_t>(bytes));
-}
-
 }  // namespace
 
 const char* CommKindName(CommKind kind) {
@@ -76,15 +71,39 @@ void Communicator::CheckTensor(const Tensor& t, CommKind kind) const {
            CommKindName(kind), Describe(t));
 }
 
+void Communicator::CheckSameDevice(const Tensor& in, const Tensor& out, CommKind kind) const {
+  OT_CHECK(in.device == out.device, "{} {}: one tensor on the host, one on a device", name_,
+           CommKindName(kind));
+}
+
 void Communicator::CheckPeer(int peer, CommKind kind) const {
   OT_CHECK(peer >= 0 && peer < size(), "{} {}: peer {} of {} ranks", name_, CommKindName(kind),
            peer, size());
 }
 
-CommHandle Communicator::Begin(CommCall call, Stream& stream) {
+void Communicator::CopyOnDevice(void*, const void*, int64_t, Stream&) {
+  OT_CHECK(false, "{} moves host memory", name_);
+}
+
+void Communicator::CopyToSelf(const Tensor& out, const Tensor& in, int64_t bytes, Stream& stream) {
+  // The place of `in` inside `out` may be `in` itself.
+  if (bytes == 0 || out.data == in.data) return;
+  if (out.device == DeviceKind::kCpu) {
+    std::memmove(out.data, in.data, static_cast<size_t>(bytes));
+  } else {
+    CopyOnDevice(out.data, in.data, bytes, stream);
+  }
+}
+
+std::unique_ptr<PendingComm> Communicator::StartOn(Communicator& other, CommCall call,
+                                                   Stream& stream) {
   const bool is_message = call.kind == CommKind::kSend || call.kind == CommKind::kRecv;
-  call.seq = is_message ? num_messages_++ : num_collectives_++;
-  return CommHandle(Start(std::move(call), stream));
+  call.seq = is_message ? other.num_messages_++ : other.num_collectives_++;
+  return other.Start(std::move(call), stream);
+}
+
+CommHandle Communicator::Begin(CommCall call, Stream& stream) {
+  return CommHandle(StartOn(*this, std::move(call), stream));
 }
 
 CommHandle Communicator::AllReduce(const Tensor& t, ReduceOp op, Stream& stream) {
@@ -102,12 +121,13 @@ CommHandle Communicator::ReduceScatter(const Tensor& in, const Tensor& out, Redu
                                        Stream& stream) {
   CheckTensor(in, CommKind::kReduceScatter);
   CheckTensor(out, CommKind::kReduceScatter);
+  CheckSameDevice(in, out, CommKind::kReduceScatter);
   OT_CHECK(in.dtype == out.dtype && in.num_elements() == size() * out.num_elements(),
            "{} ReduceScatter: {} over {} ranks into {}", name_, Describe(in), size(),
            Describe(out));
   OT_CHECK(in.dtype != DType::kF16, "{} ReduceScatter: f16 is not summed", name_);
   if (size() == 1) {
-    CopyBytes(out.data, in.data, in.num_bytes());
+    CopyToSelf(out, in, in.num_bytes(), stream);
     return {};
   }
   CommCall call;
@@ -121,10 +141,11 @@ CommHandle Communicator::ReduceScatter(const Tensor& in, const Tensor& out, Redu
 CommHandle Communicator::AllGather(const Tensor& in, const Tensor& out, Stream& stream) {
   CheckTensor(in, CommKind::kAllGather);
   CheckTensor(out, CommKind::kAllGather);
+  CheckSameDevice(in, out, CommKind::kAllGather);
   OT_CHECK(in.dtype == out.dtype && size() * in.num_elements() == out.num_elements(),
            "{} AllGather: {} from {} ranks into {}", name_, Describe(in), size(), Describe(out));
   if (size() == 1) {
-    CopyBytes(out.data, in.data, in.num_bytes());
+    CopyToSelf(out, in, in.num_bytes(), stream);
     return {};
   }
   CommCall call;
@@ -176,6 +197,7 @@ CommHandle Communicator::AllToAllV(const Tensor& in, const std::vector<int64_t>&
                                    Stream& stream) {
   CheckTensor(in, CommKind::kAllToAllV);
   CheckTensor(out, CommKind::kAllToAllV);
+  CheckSameDevice(in, out, CommKind::kAllToAllV);
   const auto check = [&](const std::vector<int64_t>& bytes, const Tensor& t, const char* side) {
     int64_t total = 0;
     for (int64_t b : bytes) {
@@ -192,7 +214,7 @@ CommHandle Communicator::AllToAllV(const Tensor& in, const std::vector<int64_t>&
   OT_CHECK(in_bytes[me] == out_bytes[me], "{} AllToAllV: rank {} sends itself {} bytes, takes {}",
            name_, rank_, in_bytes[me], out_bytes[me]);
   if (size() == 1) {
-    CopyBytes(out.data, in.data, in_bytes[0]);
+    CopyToSelf(out, in, in_bytes[0], stream);
     return {};
   }
   CommCall call;

@@ -37,6 +37,9 @@ struct CommCall {
   std::vector<int64_t> in_bytes, out_bytes;  // AllToAllV: per rank of the group
   int64_t seq = 0;  // counts collectives of this communicator; Send and Recv count on their own
 
+  bool is_on_device() const {
+    return in.device != DeviceKind::kCpu || out.device != DeviceKind::kCpu;
+  }
   /// What the caller handed over: the larger of in and out.
   int64_t bytes() const;
 };
@@ -71,11 +74,11 @@ class CommHandle {
 
 /// Calls among a named set of ranks: a value of the layout, never a global.
 /// Ranks: every argument (peer, root) counts inside the group; messages name global ranks.
-/// Tensors: dense; memory stays alive and untouched until the handle was waited for; zero elements
-/// are legal. f32 f64 i32 i64 u8 bf16; bf16 is summed in fp32 and rounded once, f16 only moves.
-/// Collective: all ranks of the group make the same calls in the same order. Sends match receives
-/// of the same pair and tag in order, whatever collectives are under way.
-/// Deterministic: a sum is rank 0 + rank 1 + ... in that order, whatever the transport, the
+/// Tensors: dense, both of a call on one device; memory stays alive and untouched until the handle
+/// was waited for; zero elements are legal. f32 f64 i32 i64 u8 bf16; bf16 is summed in fp32 and
+/// rounded once, f16 only moves. Collective: all ranks of the group make the same calls in the same
+/// order. Sends match receives of the same pair and tag in order, whatever collectives are under
+/// way. Deterministic: a sum is rank 0 + rank 1 + ... in that order, whatever the transport, the
 /// timing and the size of the tensor: equal layouts give equal bits.
 /// A group of one rank moves nothing.
 /// Threads: one thread per rank makes all calls of all its communicators.
@@ -134,10 +137,18 @@ class Communicator {
                std::chrono::milliseconds timeout);
   /// Starts a call without blocking. Only called for groups of two ranks or more.
   virtual std::unique_ptr<PendingComm> Start(CommCall call, Stream& stream) = 0;
+  /// In a group of one rank, for tensors that are not on the host. `from` and `to` are not the
+  /// same.
+  virtual void CopyOnDevice(void* to, const void* from, int64_t bytes, Stream& stream);
+  /// For a transport that leaves some calls to another one: the same call on `other`, a
+  /// communicator of the same ranks.
+  static std::unique_ptr<PendingComm> StartOn(Communicator& other, CommCall call, Stream& stream);
 
  private:
+  void CopyToSelf(const Tensor& out, const Tensor& in, int64_t bytes, Stream& stream);
   CommHandle Begin(CommCall call, Stream& stream);
   void CheckTensor(const Tensor& t, CommKind kind) const;
+  void CheckSameDevice(const Tensor& in, const Tensor& out, CommKind kind) const;
   void CheckPeer(int peer, CommKind kind) const;
 
   std::string name_;

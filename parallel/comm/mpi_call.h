@@ -9,16 +9,16 @@
 namespace omnitrain {
 
 /// One communicator call as a sequence of phases, each a set of nonblocking MPI requests.
-class MpiCall {
+class MpiCall : public MpiTask {
  public:
   /// Posts the first phase.
   MpiCall(MpiCommunicator* communicator, CommCall call);
 
   /// Tests the requests; when a phase is over, posts the next. True when the call is done.
   /// Errors: kComm with MPI's reason.
-  bool Advance();
-  bool is_done() const { return is_done_; }
-  const CommCall& call() const { return call_; }
+  bool Advance() override;
+  bool is_done() const override { return is_done_; }
+  const CommCall& call() const override { return call_; }
 
  private:
   void PostGather();

@@ -8,6 +8,7 @@
 #include "core/base/log.h"
 #include "core/base/rng.h"
 #include "parallel/comm/mpi_call.h"
+#include "parallel/comm/staged_call.h"
 #include "parallel/comm/wait_record.h"
 
 namespace omnitrain {
@@ -15,14 +16,14 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Advances until `call` is done. Polls without sleeping at first; a long wait gives its core to
+/// Advances until `task` is done. Polls without sleeping at first; a long wait gives its core to
 /// those who compute.
-void PollUntilDone(MpiCommunicator& communicator, MpiCall& call) {
+void PollUntilDone(MpiCommunicator& communicator, MpiTask& task) {
   MpiEngine& engine = communicator.engine();
   engine.CheckThread();
   engine.Progress();
-  if (call.is_done()) return;
-  const CommCall& what = call.call();
+  if (task.is_done()) return;
+  const CommCall& what = task.call();
   const int peer = what.peer < 0 ? -1 : communicator.ranks()[static_cast<size_t>(what.peer)];
   WaitScope scope(communicator.global_rank(), communicator.name().c_str(), CommKindName(what.kind),
                   what.seq, peer);
@@ -31,7 +32,7 @@ void PollUntilDone(MpiCommunicator& communicator, MpiCall& call) {
   constexpr auto kNap = std::chrono::microseconds(50);
   for (int64_t round = 0;; ++round) {
     engine.Progress();
-    if (call.is_done()) return;
+    if (task.is_done()) return;
     if (round < 100) continue;
     const auto waited = Clock::now() - begin;
     if (waited > communicator.timeout()) {
@@ -50,29 +51,32 @@ void PollUntilDone(MpiCommunicator& communicator, MpiCall& call) {
 
 class PendingMpi : public PendingComm {
  public:
-  PendingMpi(MpiCommunicator* communicator, std::shared_ptr<MpiCall> call)
-      : communicator_(communicator), call_(std::move(call)) {}
+  PendingMpi(MpiCommunicator* communicator, std::shared_ptr<MpiTask> task)
+      : communicator_(communicator), task_(std::move(task)) {}
 
   ~PendingMpi() override {
-    if (call_->is_done() || communicator_->engine().has_failed()) return;
+    if (task_->is_done() || communicator_->engine().has_failed()) return;
     if (std::uncaught_exceptions() > 0) {
       // This rank is failing; waiting for peers would only delay its report.
-      communicator_->engine().SetFailed(communicator_->DescribeWait(call_->call(), 0) +
+      communicator_->engine().SetFailed(communicator_->DescribeWait(task_->call(), 0) +
                                         ", given up after an error");
       return;
     }
     try {
-      PollUntilDone(*communicator_, *call_);
+      PollUntilDone(*communicator_, *task_);
     } catch (const Error& error) {
       LogLine("comm", error.what());
     }
   }
 
-  void Wait(Stream&) override { PollUntilDone(*communicator_, *call_); }
+  void Wait(Stream& stream) override {
+    PollUntilDone(*communicator_, *task_);
+    task_->OrderAfter(stream);
+  }
 
  private:
   MpiCommunicator* communicator_;
-  std::shared_ptr<MpiCall> call_;
+  std::shared_ptr<MpiTask> task_;
 };
 
 void RequireMpi(int code, const std::string& what) {
@@ -104,13 +108,13 @@ void MpiEngine::CheckThread() const {
   OT_CHECK(std::this_thread::get_id() == owner_, "MPI belongs to the thread that started it");
 }
 
-void MpiEngine::Add(std::shared_ptr<MpiCall> call) { calls_.push_back(std::move(call)); }
+void MpiEngine::Add(std::shared_ptr<MpiTask> task) { tasks_.push_back(std::move(task)); }
 
 void MpiEngine::Progress() {
   OT_REQUIRE(!has_failed_, ErrorCode::kComm, "communication has failed before: {}", reason_);
-  for (auto it = calls_.begin(); it != calls_.end();) {
+  for (auto it = tasks_.begin(); it != tasks_.end();) {
     try {
-      it = (*it)->Advance() ? calls_.erase(it) : std::next(it);
+      it = (*it)->Advance() ? tasks_.erase(it) : std::next(it);
     } catch (const Error& error) {
       SetFailed(error.what());
       throw;
@@ -138,16 +142,28 @@ MpiCommunicator::~MpiCommunicator() {
   if (!engine_->has_failed() && std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
 }
 
-std::unique_ptr<PendingComm> MpiCommunicator::Start(CommCall call, Stream&) {
+std::unique_ptr<PendingComm> MpiCommunicator::Start(CommCall call, Stream& stream) {
   engine_->CheckThread();
   OT_REQUIRE(!engine_->has_failed(), ErrorCode::kComm, "{} {}: communication has failed before",
              name(), CommKindName(call.kind));
-  OT_CHECK(call.in.device == DeviceKind::kCpu && call.out.device == DeviceKind::kCpu,
-           "{}: MPI moves host memory", name());
-  auto state = std::make_shared<MpiCall>(this, std::move(call));
-  if (state->Advance()) return nullptr;
-  engine_->Add(state);
-  return std::make_unique<PendingMpi>(this, std::move(state));
+  const bool is_on_device = call.is_on_device();
+  OT_CHECK(!is_on_device || engine_->staging() != nullptr,
+           "{}: MPI moves host memory, and no device was given to stage for", name());
+  if (is_on_device || !IsTurn(num_turns_)) {
+    auto staged = std::make_shared<StagedCall>(this, std::move(call), stream);
+    staged->Advance();
+    if (!staged->is_done()) engine_->Add(staged);
+    return std::make_unique<PendingMpi>(this, std::move(staged));
+  }
+  auto task = std::make_shared<MpiCall>(this, std::move(call));
+  if (task->Advance()) return nullptr;
+  engine_->Add(task);
+  return std::make_unique<PendingMpi>(this, std::move(task));
+}
+
+void MpiCommunicator::CopyOnDevice(void* to, const void* from, int64_t bytes, Stream& stream) {
+  OT_CHECK(engine_->staging() != nullptr, "{}: a device's memory, and no device was given", name());
+  engine_->staging()->device().Copy(to, from, static_cast<size_t>(bytes), stream);
 }
 
 std::unique_ptr<Communicator> MpiCommunicator::NewGroup(const std::string& name,

@@ -60,6 +60,8 @@ std::unique_ptr<Communicator> MpiWorld::NewCommunicator(const std::string& name,
   return world.NewGroup(name, ranks, timeout.count() > 0 ? timeout : world.timeout());
 }
 
+void MpiWorld::StageThroughHost(Device& device) { engine_->StageThroughHost(device); }
+
 void MpiWorld::Progress() {
   engine_->CheckThread();
   engine_->Progress();

@@ -50,6 +50,12 @@ class MpiWorld {
       const std::string& name, const std::vector<int>& ranks,
       std::chrono::milliseconds timeout = std::chrono::milliseconds(0));
 
+  /// From now on calls of every communicator of this world, made or to be made, also take tensors
+  /// of `device`: they go through page-locked host memory, and sums are those of host tensors to
+  /// the last bit. Several ranks may share one GPU. A wait blocks the host until the peers are
+  /// there; the copies are ordered by the streams. `device` outlives this world's communicators.
+  void StageThroughHost(Device& device);
+
   /// Advances the calls under way without blocking: for long stretches of computing between the
   /// start of a call and its Wait.
   void Progress();
