@@ -85,12 +85,13 @@ TEST_CASE("Calls are posted in the order made, on the host and on the device") {
   Staged& staged = TheStaged();
   MpiWorld& mpi = MpiTestWorld();
   const int n = mpi.size();
-  // On rank 0 the first copy is late, on the others it is not: were the host call posted at once
-  // there, it would meet the device call of the others.
+  // The others post the first call at once, rank 0 after a late copy: were its host call posted
+  // before that, it would meet the device call of the others.
   DeviceFloats first({1, 10}), third({100});
   std::vector<float> second = {0.5f, 0.25f};
   staged.device.Hold(mpi.rank() == 0);
   CommHandle a = mpi.world().AllReduce(*first.tensor, ReduceOp::kSum, *staged.stream);
+  ProgressFor(std::chrono::milliseconds(20));
   CommHandle b = mpi.world().AllReduce(Tensor(second.data(), DType::kF32, {2}), ReduceOp::kSum,
                                        *staged.stream);
   CommHandle c = mpi.world().AllReduce(*third.tensor, ReduceOp::kSum, *staged.stream);
