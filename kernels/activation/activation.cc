@@ -1,6 +1,7 @@
 #include "kernels/activation/activation.h"
 
 #include "kernels/activation/activation_impl.h"
+#include "core/runtime/has_cuda.h"
 #include "kernels/common/operands.h"
 
 namespace omnitrain {
@@ -25,7 +26,9 @@ void CheckGated(const Context& ctx, const char* name, const Tensor& t, const Ten
 void ActivationForward(Context& ctx, Activation act, const Tensor& x, Tensor y) {
   CheckRows(ctx, "activation", "x", x);
   CheckOperand(ctx, "activation", "y", y, x.dtype, x.shape);
-  RequireCpu(ctx, "activation");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::ActivationForward(ctx, act, x, y);
+  }
   cpu::ActivationForward(act, x, y);
 }
 
@@ -34,13 +37,17 @@ void ActivationBackward(Context& ctx, Activation act, const Tensor& dy, const Te
   CheckRows(ctx, "activation", "x", x);
   CheckOperand(ctx, "activation", "dy", dy, x.dtype, x.shape);
   CheckOperand(ctx, "activation", "dx", dx, x.dtype, x.shape);
-  RequireCpu(ctx, "activation");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::ActivationBackward(ctx, act, dy, x, dx);
+  }
   cpu::ActivationBackward(act, dy, x, dx);
 }
 
 void GatedActivationForward(Context& ctx, Activation act, const Tensor& gate_up, Tensor y) {
   CheckGated(ctx, "y", y, gate_up);
-  RequireCpu(ctx, "gated_activation");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::GatedActivationForward(ctx, act, gate_up, y);
+  }
   cpu::GatedActivationForward(act, gate_up, y);
 }
 
@@ -48,7 +55,9 @@ void GatedActivationBackward(Context& ctx, Activation act, const Tensor& dy, con
                              Tensor d_gate_up) {
   CheckGated(ctx, "dy", dy, gate_up);
   CheckOperand(ctx, "gated_activation", "d_gate_up", d_gate_up, gate_up.dtype, gate_up.shape);
-  RequireCpu(ctx, "gated_activation");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::GatedActivationBackward(ctx, act, dy, gate_up, d_gate_up);
+  }
   cpu::GatedActivationBackward(act, dy, gate_up, d_gate_up);
 }
 

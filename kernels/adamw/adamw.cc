@@ -1,6 +1,7 @@
 #include "kernels/adamw/adamw.h"
 
 #include "kernels/adamw/adamw_impl.h"
+#include "core/runtime/has_cuda.h"
 #include "kernels/common/operands.h"
 
 namespace omnitrain {
@@ -17,7 +18,9 @@ void AdamWStep(Context& ctx, const AdamWParams& params, const Tensor& grad, Tens
   CheckDenseOperand(ctx, kOp, "m", m, master.dtype, master.shape);
   CheckDenseOperand(ctx, kOp, "v", v, master.dtype, master.shape);
   CheckDenseOperand(ctx, kOp, "param", param, param.dtype, master.shape);
-  RequireCpu(ctx, kOp);
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::AdamWStep(ctx, params, grad, master, m, v, param);
+  }
   OT_CHECK(param.dtype == master.dtype, "adamw: the CPU computes in f32 and f64, not {}",
            DTypeName(param.dtype));
   cpu::AdamWStep(params, grad, master, m, v, param);

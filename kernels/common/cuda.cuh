@@ -131,4 +131,44 @@ inline int NumBlocks(int64_t items, int threads) {
   return static_cast<int>(wanted < 1 ? 1 : wanted < kMaxBlocks ? wanted : kMaxBlocks);
 }
 
+/// Rows of `width` elements of a [T, ...] tensor whose dim 0 may be strided; `inner` rows per index
+/// of dim 0.
+template <typename T>
+struct RowPointers {
+  T* data;
+  int64_t stride, width;
+  int inner;
+
+  __device__ __forceinline__ T* operator[](int64_t r) const {
+    return inner == 1 ? data + r * stride : data + r / inner * stride + r % inner * width;
+  }
+};
+/// The rows of the last dim of a [T, D] or [T, H, D] tensor.
+template <typename T>
+RowPointers<T> RowsOf(const Tensor& t) {
+  const int rank = t.shape.rank();
+  return {Data<T>(t), t.row_stride, t.shape[rank - 1],
+          rank == 3 ? static_cast<int>(t.shape[1]) : 1};
+}
+
+/// f(row, column) for every N-th column of [rows, width]: the loop of element-wise kernels.
+template <int N, typename F>
+__global__ void __launch_bounds__(256) ForPacksKernel(uint32_t rows, uint32_t packs, F f) {
+  const uint32_t step = gridDim.x * blockDim.x;
+  for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < rows * packs; i += step) {
+    f.template Run<N>(static_cast<int64_t>(i / packs), static_cast<int64_t>(i % packs) * N);
+  }
+}
+template <int N, typename F>
+void ForPacks(const Context& ctx, const char* name, int64_t rows, int64_t width, const F& f) {
+  const int64_t total = rows * (width / N);
+  if (total == 0) return;
+  // The loop's counter may run past the end by one stride of the grid.
+  OT_CHECK(total < (int64_t{1} << 32) - (1 << 22), "{}: {} packs", name, total);
+  constexpr int kThreads = 256;
+  ForPacksKernel<N><<<NumBlocks(total, kThreads), kThreads, 0, StreamOf(ctx)>>>(
+      static_cast<uint32_t>(rows), static_cast<uint32_t>(width / N), f);
+  CheckLaunch(name);
+}
+
 }  // namespace omnitrain::cuda

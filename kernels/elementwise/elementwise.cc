@@ -1,5 +1,6 @@
 #include "kernels/elementwise/elementwise.h"
 
+#include "core/runtime/has_cuda.h"
 #include "kernels/common/operands.h"
 #include "kernels/elementwise/elementwise_impl.h"
 
@@ -15,26 +16,34 @@ void Cast(Context& ctx, const Tensor& src, Tensor dst) {
              src.row_stride, Describe(dst), dst.row_stride);
     return;
   }
-  RequireCpu(ctx, "cast");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::Cast(ctx, src, dst);
+  }
   cpu::Cast(src, dst);
 }
 
 void AddInto(Context& ctx, const Tensor& x, Tensor y) {
   CheckOperand(ctx, "add_into", "x", x, y.dtype, y.shape);
   CheckOperand(ctx, "add_into", "y", y, y.dtype, y.shape);
-  RequireCpu(ctx, "add_into");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::AddInto(ctx, x, y);
+  }
   cpu::AddInto(x, y);
 }
 
 void Zero(Context& ctx, Tensor y) {
   CheckOperand(ctx, "zero", "y", y, y.dtype, y.shape);
-  RequireCpu(ctx, "zero");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::Zero(ctx, y);
+  }
   cpu::Zero(y);
 }
 
 void Scale(Context& ctx, double factor, Tensor y) {
   CheckDenseOperand(ctx, "scale", "y", y, y.dtype, y.shape);
-  RequireCpu(ctx, "scale");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::Scale(ctx, factor, y);
+  }
   cpu::Scale(factor, y);
 }
 

@@ -1,5 +1,6 @@
 #include "kernels/layer_norm/layer_norm.h"
 
+#include "core/runtime/has_cuda.h"
 #include "kernels/common/operands.h"
 #include "kernels/layer_norm/layer_norm_impl.h"
 
@@ -24,7 +25,9 @@ void LayerNormForward(Context& ctx, const Tensor& x, const Tensor& w, const Tens
   CheckShapes(ctx, x, w, mean, rstd);
   CheckDenseOperand(ctx, kOp, "b", b, x.dtype, w.shape);
   CheckOperand(ctx, kOp, "y", y, x.dtype, x.shape);
-  RequireCpu(ctx, kOp);
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::LayerNormForward(ctx, x, w, b, eps, y, mean, rstd);
+  }
   cpu::LayerNormForward(x, w, b, eps, y, mean, rstd);
 }
 
@@ -36,7 +39,9 @@ void LayerNormBackward(Context& ctx, const Tensor& dy, const Tensor& x, const Te
   CheckOperand(ctx, kOp, "dx", dx, x.dtype, x.shape);
   if (dw) CheckDenseOperand(ctx, kOp, "dw", dw, MainGradDType(x.dtype), w.shape);
   if (db) CheckDenseOperand(ctx, kOp, "db", db, MainGradDType(x.dtype), w.shape);
-  RequireCpu(ctx, kOp);
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::LayerNormBackward(ctx, dy, x, w, mean, rstd, write, dx, dw, db);
+  }
   cpu::LayerNormBackward(ctx, dy, x, w, mean, rstd, write, dx, dw, db);
 }
 

@@ -13,3 +13,15 @@ void LayerNormBackward(Context& ctx, const Tensor& dy, const Tensor& x, const Te
                        Tensor db);
 
 }  // namespace omnitrain::cpu
+
+namespace omnitrain::cuda {
+
+// The same for f32 and bf16 on the GPU.
+
+void LayerNormForward(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& b, double eps,
+                      Tensor y, Tensor mean, Tensor rstd);
+void LayerNormBackward(Context& ctx, const Tensor& dy, const Tensor& x, const Tensor& w,
+                       const Tensor& mean, const Tensor& rstd, Write write, Tensor dx, Tensor dw,
+                       Tensor db);
+
+}  // namespace omnitrain::cuda

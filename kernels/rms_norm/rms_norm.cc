@@ -1,5 +1,6 @@
 #include "kernels/rms_norm/rms_norm.h"
 
+#include "core/runtime/has_cuda.h"
 #include "kernels/common/operands.h"
 #include "kernels/rms_norm/rms_norm_impl.h"
 
@@ -23,7 +24,9 @@ void RmsNormForward(Context& ctx, const Tensor& x, const Tensor& w, double eps, 
                     Tensor rstd) {
   CheckShapes(ctx, x, w, rstd);
   CheckOperand(ctx, kOp, "y", y, x.dtype, x.shape);
-  RequireCpu(ctx, kOp);
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::RmsNormForward(ctx, x, w, eps, y, rstd);
+  }
   cpu::RmsNormForward(x, w, eps, y, rstd);
 }
 
@@ -33,7 +36,9 @@ void RmsNormBackward(Context& ctx, const Tensor& dy, const Tensor& x, const Tens
   CheckOperand(ctx, kOp, "dy", dy, x.dtype, x.shape);
   CheckOperand(ctx, kOp, "dx", dx, x.dtype, x.shape);
   if (dw) CheckDenseOperand(ctx, kOp, "dw", dw, MainGradDType(x.dtype), w.shape);
-  RequireCpu(ctx, kOp);
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::RmsNormBackward(ctx, dy, x, w, rstd, write, dx, dw);
+  }
   cpu::RmsNormBackward(ctx, dy, x, w, rstd, write, dx, dw);
 }
 

@@ -1,5 +1,6 @@
 #include "kernels/rope/rope.h"
 
+#include "core/runtime/has_cuda.h"
 #include "kernels/common/operands.h"
 #include "kernels/rope/rope_impl.h"
 
@@ -13,7 +14,9 @@ void ApplyRope(Context& ctx, const Tensor& cos, const Tensor& sin, RopeDirection
   CheckOperand(ctx, "rope", "x", x, x.dtype, x.shape);
   CheckOperand(ctx, "rope", "cos", cos, x.dtype, table);
   CheckOperand(ctx, "rope", "sin", sin, x.dtype, table);
-  RequireCpu(ctx, "rope");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::ApplyRope(ctx, cos, sin, direction, x);
+  }
   cpu::ApplyRope(cos, sin, direction, x);
 }
 

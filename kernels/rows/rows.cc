@@ -1,5 +1,6 @@
 #include "kernels/rows/rows.h"
 
+#include "core/runtime/has_cuda.h"
 #include "kernels/common/operands.h"
 #include "kernels/rows/rows_impl.h"
 
@@ -31,33 +32,43 @@ void CheckWeighted(const Context& ctx, const char* op, const Tensor& table, DTyp
 
 void GatherRows(Context& ctx, const Tensor& src, const Tensor& index, Write write, Tensor dst) {
   CheckIndexed(ctx, "gather_rows", "src", src, dst.dtype, "dst", dst, index);
-  RequireCpu(ctx, "gather_rows");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::GatherRows(ctx, src, index, write, dst);
+  }
   cpu::GatherRows(src, index, write, dst);
 }
 
 void ScatterRows(Context& ctx, const Tensor& src, const Tensor& index, Write write, Tensor dst) {
   CheckIndexed(ctx, "scatter_rows", "dst", dst, src.dtype, "src", src, index);
-  RequireCpu(ctx, "scatter_rows");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::ScatterRows(ctx, src, index, write, dst);
+  }
   cpu::ScatterRows(src, index, write, dst);
 }
 
 void ScatterAddRows(Context& ctx, const Tensor& src, const Tensor& index, Tensor dst) {
   CheckIndexed(ctx, "scatter_add_rows", "dst", dst, MainGradDType(src.dtype), "src", src, index);
-  RequireCpu(ctx, "scatter_add_rows");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::ScatterAddRows(ctx, src, index, dst);
+  }
   cpu::ScatterAddRows(src, index, dst);
 }
 
 void InterpolateRows(Context& ctx, const Tensor& table, const Tensor& index, const Tensor& weight,
                      Write write, Tensor dst) {
   CheckWeighted(ctx, "interpolate_rows", table, dst.dtype, dst, index, weight);
-  RequireCpu(ctx, "interpolate_rows");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::InterpolateRows(ctx, table, index, weight, write, dst);
+  }
   cpu::InterpolateRows(table, index, weight, write, dst);
 }
 
 void InterpolateRowsBackward(Context& ctx, const Tensor& d, const Tensor& index,
                              const Tensor& weight, Tensor dtable) {
   CheckWeighted(ctx, "interpolate_rows_backward", dtable, MainGradDType(d.dtype), d, index, weight);
-  RequireCpu(ctx, "interpolate_rows_backward");
+  if constexpr (kHasCuda) {
+    if (ctx.is_cuda()) return cuda::InterpolateRowsBackward(ctx, d, index, weight, dtable);
+  }
   cpu::InterpolateRowsBackward(d, index, weight, dtable);
 }
 
