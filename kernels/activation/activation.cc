@@ -1,7 +1,7 @@
 #include "kernels/activation/activation.h"
 
-#include "kernels/activation/activation_impl.h"
 #include "core/runtime/has_cuda.h"
+#include "kernels/activation/activation_impl.h"
 #include "kernels/common/operands.h"
 
 namespace omnitrain {

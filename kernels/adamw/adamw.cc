@@ -1,7 +1,7 @@
 #include "kernels/adamw/adamw.h"
 
-#include "kernels/adamw/adamw_impl.h"
 #include "core/runtime/has_cuda.h"
+#include "kernels/adamw/adamw_impl.h"
 #include "kernels/common/operands.h"
 
 namespace omnitrain {

@@ -20,3 +20,17 @@ void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const T
                        Tensor dk, Tensor dv);
 
 }  // namespace omnitrain::cpu
+
+namespace omnitrain::cuda {
+
+// The ops of attention.h on operands that were checked, f32 and bf16, head dims up to 128.
+
+void AttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                      const Tensor& cu_seqlens, const AttentionParams& params, Tensor o,
+                      Tensor lse);
+void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
+                       const Tensor& v, const Tensor& o, const Tensor& lse,
+                       const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
+                       Tensor dk, Tensor dv);
+
+}  // namespace omnitrain::cuda

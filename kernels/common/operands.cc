@@ -20,9 +20,4 @@ void CheckDenseOperand(const Context& ctx, const char* op, const char* name, con
            t.row_stride, t.shape.row_elements());
 }
 
-void RequireCpu(const Context& ctx, const char* op) {
-  OT_REQUIRE(!ctx.is_cuda(), ErrorCode::kSpec,
-             "{}: this build has no CUDA version of the op; set runtime.device: cpu", op);
-}
-
 }  // namespace omnitrain

@@ -20,7 +20,4 @@ void CheckOperand(const Context& ctx, const char* op, const char* name, const Te
 void CheckDenseOperand(const Context& ctx, const char* op, const char* name, const Tensor& t,
                        DType dtype, const Shape& shape);
 
-/// Refuses a CUDA context in the name of an op that has no CUDA version here (kSpec).
-void RequireCpu(const Context& ctx, const char* op);
-
 }  // namespace omnitrain

@@ -1,0 +1,23 @@
+#pragma once
+
+#include "kernels/attention/attention.h"
+
+namespace omnitrain::cuda {
+
+// The two ways to compute attention on the GPU, behind cuda::AttentionForward and -Backward.
+
+/// f32 arithmetic outside the matrix units, for f32 and bf16 of any layout.
+void SimtAttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                          const Tensor& cu_seqlens, const AttentionParams& params, Tensor o,
+                          Tensor lse);
+/// `delta` [H, T]: of AttentionDelta.
+void SimtAttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
+                           const Tensor& v, const Tensor& lse, const float* delta,
+                           const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
+                           Tensor dk, Tensor dv);
+
+/// delta[h, t] = <d_o[t, h], o[t, h]>: what the softmax's gradient subtracts.
+/// Source: Dao et al. 2022, appendix B.4.
+void AttentionDelta(Context& ctx, const Tensor& d_o, const Tensor& o, float* delta);
+
+}  // namespace omnitrain::cuda
