@@ -25,6 +25,11 @@ bool UsesCuda(const JobSpec& spec) {
   return spec.runtime.device == DeviceChoice::kCuda;
 }
 
+TransportChoice ChoiceOf(CommChoice choice) {
+  if (choice == CommChoice::kAuto) return TransportChoice::kAuto;
+  return choice == CommChoice::kNccl ? TransportChoice::kNccl : TransportChoice::kMpi;
+}
+
 }  // namespace
 
 ParallelDegrees DegreesOf(const JobSpec& spec) {
@@ -48,16 +53,24 @@ ParallelDegrees DegreesOf(const JobSpec& spec) {
 Session::Session(const JobSpec& spec) : mpi_(WorldOptions(spec)) {
   SetLogRank(mpi_.rank());
   InstallCrashReporter();
-  SetLayout(spec);
+  layout_ = ParallelLayout::Build(DegreesOf(spec), mpi_.size());
   device_ = UsesCuda(spec) ? NewCudaDevice(mpi_.local_rank() % std::max(1, NumCudaDevices()))
                            : NewCpuDevice(spec.runtime.threads);
+  if (device_->kind() == DeviceKind::kCuda) mpi_.StageThroughHost(*device_);
+  transport_ = ChooseTransport(ChoiceOf(spec.runtime.comm), mpi_.world(), *device_);
+  MakeGroups();
   stream_ = device_->NewStream();
   ctx_ = std::make_unique<Context>(*device_, *stream_);
 }
 
 void Session::SetLayout(const JobSpec& spec) {
   layout_ = ParallelLayout::Build(DegreesOf(spec), mpi_.size());
-  dp_ = mpi_.NewCommunicator("llm.dp", layout_.LlmGradientGroup(mpi_.rank()));
+  MakeGroups();
+}
+
+void Session::MakeGroups() {
+  dp_ = NewDeviceCommunicator(
+      transport_, mpi_.NewCommunicator("llm.dp", layout_.LlmGradientGroup(mpi_.rank())), *device_);
 }
 
 }  // namespace omnitrain

@@ -4,6 +4,7 @@
 
 #include "core/runtime/context.h"
 #include "core/spec/job_spec.h"
+#include "parallel/comm/device_communicator.h"
 #include "parallel/comm/mpi_world.h"
 #include "parallel/mesh/parallel_layout.h"
 
@@ -20,16 +21,21 @@ class Session {
   void SetLayout(const JobSpec& spec);
 
   Communicator& world() { return mpi_.world(); }
+  /// How tensors of the device travel.
+  Transport transport() const { return transport_; }
   /// Ranks that share all parameters: the group over which ZeRO divides the optimizer state.
   Communicator& dp() { return *dp_; }
   Context& ctx() { return *ctx_; }
   const ParallelLayout& layout() const { return layout_; }
 
  private:
+  void MakeGroups();
+
   MpiWorld mpi_;
+  std::unique_ptr<Device> device_;
+  Transport transport_ = Transport::kMpi;
   ParallelLayout layout_;
   std::unique_ptr<Communicator> dp_;
-  std::unique_ptr<Device> device_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Context> ctx_;
 };

@@ -78,8 +78,8 @@ class CommHandle {
 /// was waited for; zero elements are legal. f32 f64 i32 i64 u8 bf16; bf16 is summed in fp32 and
 /// rounded once, f16 only moves. Collective: all ranks of the group make the same calls in the same
 /// order. Sends match receives of the same pair and tag in order, whatever collectives are under
-/// way. Deterministic: a sum is rank 0 + rank 1 + ... in that order, whatever the transport, the
-/// timing and the size of the tensor: equal layouts give equal bits.
+/// way. Deterministic: equal layouts give equal bits, whatever the timing. A sum is rank 0 + rank 1
+/// + ... in that order, over NCCL in an order of NCCL's own.
 /// A group of one rank moves nothing.
 /// Threads: one thread per rank makes all calls of all its communicators.
 /// Errors: kComm after `timeout` in a wait, or when a peer failed; kInternal for arguments that do
