@@ -31,8 +31,8 @@ class Session {
  private:
   void MakeGroups();
 
+  std::unique_ptr<Device> device_;  // outlives MPI, which stages through its memory
   MpiWorld mpi_;
-  std::unique_ptr<Device> device_;
   Transport transport_ = Transport::kMpi;
   ParallelLayout layout_;
   std::unique_ptr<Communicator> dp_;

@@ -8,7 +8,8 @@ void AttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tens
                       const Tensor& cu_seqlens, const AttentionParams& params, Tensor o,
                       Tensor lse) {
   if (q.shape[0] == 0 || params.max_seqlen == 0) return;
-  SimtAttentionForward(ctx, q, k, v, cu_seqlens, params, o, lse);
+  const auto forward = FitsMma(q, k, v) ? MmaAttentionForward : SimtAttentionForward;
+  forward(ctx, q, k, v, cu_seqlens, params, o, lse);
 }
 
 void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
@@ -19,7 +20,9 @@ void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const T
   auto* delta = static_cast<float*>(
       ctx.Scratch(static_cast<size_t>(q.shape[0] * q.shape[1]) * sizeof(float)));
   AttentionDelta(ctx, d_o, o, delta);
-  SimtAttentionBackward(ctx, d_o, q, k, v, lse, delta, cu_seqlens, params, dq, dk, dv);
+  const bool fits_mma = FitsMma(q, k, v) && FitsMma(d_o, k, v);
+  const auto backward = fits_mma ? MmaAttentionBackward : SimtAttentionBackward;
+  backward(ctx, d_o, q, k, v, lse, delta, cu_seqlens, params, dq, dk, dv);
 }
 
 }  // namespace omnitrain::cuda

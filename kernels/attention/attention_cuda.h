@@ -16,6 +16,17 @@ void SimtAttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, con
                            const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
                            Tensor dk, Tensor dv);
 
+/// On the matrix units: bf16 of head dims that are multiples of 8 up to 128, rows aligned to 16
+/// bytes. P and dS are rounded to bf16 between their two products, as in Dao 2023.
+bool FitsMma(const Tensor& q, const Tensor& k, const Tensor& v);
+void MmaAttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                         const Tensor& cu_seqlens, const AttentionParams& params, Tensor o,
+                         Tensor lse);
+void MmaAttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
+                          const Tensor& v, const Tensor& lse, const float* delta,
+                          const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
+                          Tensor dk, Tensor dv);
+
 /// delta[h, t] = <d_o[t, h], o[t, h]>: what the softmax's gradient subtracts.
 /// Source: Dao et al. 2022, appendix B.4.
 void AttentionDelta(Context& ctx, const Tensor& d_o, const Tensor& o, float* delta);

@@ -1,7 +1,4 @@
-#include <algorithm>
-
-#include "kernels/attention/attention_cuda.h"
-#include "kernels/common/cuda.cuh"
+#include "kernels/attention/attention_cuda.cuh"
 
 namespace omnitrain::cuda {
 namespace {
@@ -12,29 +9,6 @@ namespace {
 
 constexpr int kTile = 32, kThreads = 256, kRowThreads = kThreads / kTile;
 constexpr int kMaxHeadDim = 128, kDimsPerThread = kMaxHeadDim / kRowThreads;
-
-/// One [T, heads, K] tensor.
-template <typename T>
-struct Heads {
-  T* data;
-  int64_t stride;
-  int head_dim;
-  __device__ __forceinline__ T* Row(int64_t token, int head) const {
-    return data + token * stride + static_cast<int64_t>(head) * head_dim;
-  }
-};
-template <typename T>
-Heads<T> HeadsOf(const Tensor& t) {
-  return {Data<T>(t), t.row_stride, static_cast<int>(t.shape[2])};
-}
-
-struct Sequences {
-  const int32_t* cu_seqlens;
-  int64_t num_tokens;
-  int num_heads, group;  // query heads, and how many of them share a kv head
-  bool is_causal;
-  float scale;
-};
 
 /// Rows [begin, begin + kTile) of a head, behind `end` zeros, as f32 at a pitch of K + 1.
 template <typename T>
@@ -286,28 +260,6 @@ size_t SharedBytes(int num_tiles, int num_squares, int64_t head_dim) {
          static_cast<size_t>(num_tiles * (head_dim + 1) + num_squares * (kTile + 1));
 }
 
-template <typename Kernel>
-void AllowShared(Kernel kernel, size_t bytes) {
-  OT_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(bytes)));
-}
-
-Sequences SequencesOf(const Tensor& q, const Tensor& k, const Tensor& cu_seqlens,
-                      const AttentionParams& params) {
-  return {Data<int32_t>(cu_seqlens),
-          q.shape[0],
-          static_cast<int>(q.shape[1]),
-          static_cast<int>(q.shape[1] / k.shape[1]),
-          params.is_causal,
-          static_cast<float>(params.softmax_scale)};
-}
-
-/// (tiles of the longest sequence, heads, sequences): tiles past the end of theirs leave at once.
-dim3 Grid(const Tensor& cu_seqlens, const AttentionParams& params, int64_t num_heads) {
-  return dim3(static_cast<unsigned>(CeilDiv(params.max_seqlen, kTile)),
-              static_cast<unsigned>(num_heads), static_cast<unsigned>(cu_seqlens.rows() - 1));
-}
-
 }  // namespace
 
 void SimtAttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -317,9 +269,10 @@ void SimtAttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const 
     using T = decltype(scalar);
     const size_t bytes = SharedBytes(3, 1, q.shape[2]);
     AllowShared(ForwardKernel<T>, bytes);
-    ForwardKernel<T><<<Grid(cu_seqlens, params, q.shape[1]), kThreads, bytes, StreamOf(ctx)>>>(
-        HeadsOf<const T>(q), HeadsOf<const T>(k), HeadsOf<const T>(v),
-        SequencesOf(q, k, cu_seqlens, params), HeadsOf<T>(o), Data<float>(lse));
+    ForwardKernel<T>
+        <<<TileGrid(cu_seqlens, params, q.shape[1], kTile), kThreads, bytes, StreamOf(ctx)>>>(
+            HeadsOf<const T>(q), HeadsOf<const T>(k), HeadsOf<const T>(v),
+            SequencesOf(q, k, cu_seqlens, params), HeadsOf<T>(o), Data<float>(lse));
     CheckLaunch("attention forward");
   });
 }
@@ -347,12 +300,13 @@ void SimtAttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, con
     const size_t query_bytes = SharedBytes(4, 1, q.shape[2]);
     AllowShared(KeyGradKernel<T>, key_bytes);
     AllowShared(QueryGradKernel<T>, query_bytes);
-    KeyGradKernel<T><<<Grid(cu_seqlens, params, k.shape[1]), kThreads, key_bytes, StreamOf(ctx)>>>(
-        HeadsOf<const T>(d_o), HeadsOf<const T>(q), HeadsOf<const T>(k), HeadsOf<const T>(v),
-        Data<float>(lse), delta, s, HeadsOf<T>(dk), HeadsOf<T>(dv));
+    KeyGradKernel<T>
+        <<<TileGrid(cu_seqlens, params, k.shape[1], kTile), kThreads, key_bytes, StreamOf(ctx)>>>(
+            HeadsOf<const T>(d_o), HeadsOf<const T>(q), HeadsOf<const T>(k), HeadsOf<const T>(v),
+            Data<float>(lse), delta, s, HeadsOf<T>(dk), HeadsOf<T>(dv));
     CheckLaunch("attention backward: keys");
     QueryGradKernel<T>
-        <<<Grid(cu_seqlens, params, q.shape[1]), kThreads, query_bytes, StreamOf(ctx)>>>(
+        <<<TileGrid(cu_seqlens, params, q.shape[1], kTile), kThreads, query_bytes, StreamOf(ctx)>>>(
             HeadsOf<const T>(d_o), HeadsOf<const T>(q), HeadsOf<const T>(k), HeadsOf<const T>(v),
             Data<float>(lse), delta, s, HeadsOf<T>(dq));
     CheckLaunch("attention backward: queries");
