@@ -78,7 +78,7 @@ void AddBench(CLI::App& app, Runner* run) {
     one->add_option("--precision", arguments->precision, "fp32, fp64 (CPU) or bf16 (GPU)");
     one->add_option("--device", arguments->device, "cpu or cuda");
   }
-  step->add_option("--preset", arguments->preset, "small or qwen2-vl-2b");
+  step->add_option("--preset", arguments->preset, "small, qwen2-vl-2b or qwen3-vl-2b");
   kernels->add_option("--filter", arguments->filter, "rows whose name or shape holds this");
   step->add_option("--steps", arguments->steps, "steps; the first is not counted");
   step->add_option("--micro-batch-tokens", arguments->micro_batch_tokens,

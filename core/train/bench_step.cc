@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <functional>
 
 #include "core/base/rng.h"
 #include "core/model/host_tables.h"
@@ -11,8 +10,7 @@
 #include "core/train/step_executor.h"
 #include "core/train/work.h"
 #include "data/pack/pack.h"
-#include "kernels/elementwise/elementwise.h"
-#include "kernels/gemm/gemm.h"
+#include "kernels/cases/ceilings.h"
 #include "parallel/comm/inprocess_communicator.h"
 
 namespace omnitrain {
@@ -41,6 +39,17 @@ const char kQwen2Vl2bArch[] = R"({"family": "qwen2_vl", "tie_word_embeddings": t
            "rope_parameters": {"rope_theta": 1000000.0, "mrope_section": [16, 24, 24]}},
   "vision": {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4,
              "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}})";
+
+const char kQwen3Vl2bArch[] = R"({"family": "qwen3_vl", "tie_word_embeddings": true,
+  "image_token_id": 151655, "video_token_id": 151656,
+  "vision_start_token_id": 151652, "vision_end_token_id": 151653,
+  "text": {"vocab_size": 151936, "hidden_size": 2048, "num_hidden_layers": 28,
+           "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+           "intermediate_size": 6144, "max_position_embeddings": 262144,
+           "rope_parameters": {"rope_theta": 5000000.0, "mrope_section": [24, 20, 20]}},
+  "vision": {"depth": 24, "hidden_size": 1024, "num_heads": 16, "intermediate_size": 4096,
+             "patch_size": 16, "spatial_merge_size": 2, "num_position_embeddings": 2304,
+             "deepstack_visual_indexes": [5, 11, 17]}})";
 
 EncodedSample MakeSample(const StepBench& bench, const BenchSample& shape, int64_t index) {
   const ModelConfig& model = bench.model;
@@ -96,48 +105,6 @@ std::vector<MicroBatch> MakeBatches(const StepBench& bench) {
   return batches;
 }
 
-// Best time of a few runs: what this machine gives at its best in this run.
-double BestSeconds(Context& ctx, const std::function<void()>& body) {
-  const auto begin = ctx.device().NewEvent(), end = ctx.device().NewEvent();
-  double best = INFINITY;
-  for (int i = 0; i < 8; ++i) {
-    begin->Record(ctx.stream());
-    body();
-    end->Record(ctx.stream());
-    end->Synchronize();
-    best = std::min(best, end->ElapsedMsSince(*begin) * 1e-3);
-  }
-  return best;
-}
-
-// Rate of a product that fills the device, on random values: zeros run faster.
-double GemmRate(Context& ctx, DType dtype) {
-  const int64_t side = ctx.is_cuda() ? 8192 : 1024;
-  const OwnedTensor a(ctx.device(), dtype, {side, side}), b(ctx.device(), dtype, {side, side}),
-      c(ctx.device(), dtype, {side, side});
-  std::vector<float> values(static_cast<size_t>(side * side));
-#pragma omp parallel for
-  for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = static_cast<float>(RandomNormal(3, 0, i % 65537));
-  }
-  Upload(ctx, values, *a);
-  Upload(ctx, values, *b);
-  const double flops = 2.0 * static_cast<double>(side) * static_cast<double>(side * side);
-  return flops /
-         BestSeconds(ctx, [&] { LinearForward(ctx, *a, *b, Tensor(), Write::kOverwrite, *c); });
-}
-
-// Bytes read and written a second by a copy that no cache holds.
-double CopyRate(Context& ctx) {
-  const int64_t count = int64_t{ctx.is_cuda() ? 256 : 32} << 20;
-  const OwnedTensor from(ctx.device(), DType::kF32, {count}),
-      to(ctx.device(), DType::kF32, {count});
-  Zero(ctx, *from);
-  const auto bytes = static_cast<size_t>(from->num_bytes());
-  return 2.0 * static_cast<double>(bytes) /
-         BestSeconds(ctx, [&] { ctx.device().Copy(to->data, from->data, bytes, ctx.stream()); });
-}
-
 double Quantile(std::vector<double> values, double q) {
   std::sort(values.begin(), values.end());
   return values[static_cast<size_t>(q * static_cast<double>(values.size() - 1) + 0.5)];
@@ -158,9 +125,9 @@ StepBench StepBenchPreset(const std::string& name, int64_t micro_batch_tokens) {
     }
     return bench;
   }
-  OT_REQUIRE(name == "qwen2-vl-2b", ErrorCode::kSpec, "--preset {}: use small or qwen2-vl-2b",
-             name);
-  bench.model = ModelConfigFromArch(kQwen2Vl2bArch);
+  OT_REQUIRE(name == "qwen2-vl-2b" || name == "qwen3-vl-2b", ErrorCode::kSpec,
+             "--preset {}: use small, qwen2-vl-2b or qwen3-vl-2b", name);
+  bench.model = ModelConfigFromArch(name == "qwen2-vl-2b" ? kQwen2Vl2bArch : kQwen3Vl2bArch);
   bench.learns_all_tokens = true;
   constexpr int kMicroBatches = 4;
   constexpr int64_t kTokens = 8192, kShortest = 64;
@@ -217,27 +184,28 @@ Json RunStepBench(Context& ctx, const StepBench& bench) {
   const size_t peak_bytes = ctx.device().peak_bytes();
   OT_REQUIRE(!times.empty(), ErrorCode::kSpec,
              "--steps: the first step is not counted; ask for two or more");
-  const double median = Quantile(times, 0.5), gemm = GemmRate(ctx, bench.dtype);
-  Json record = {{"bench", "step"},
-                 {"preset", bench.preset},
-                 {"device", ctx.device().Describe()},
-                 {"dtype", DTypeName(bench.dtype)},
-                 {"parameters", model.params().num_elements()},
-                 {"tokens_per_step", rows},
-                 {"micro_batches", batches.size()},
-                 {"repetitions", times.size()},
-                 {"step_ms",
-                  {{"median", median * 1e3},
-                   {"p10", Quantile(times, 0.1) * 1e3},
-                   {"p90", Quantile(times, 0.9) * 1e3}}},
-                 {"tokens_per_s", static_cast<double>(rows) / median},
-                 {"tflop_per_step", flops / 1e12},
-                 {"tflops", flops / median / 1e12},
-                 {"peak_bytes", peak_bytes},
-                 {"recompute", executor.recompute() != Recompute::kNone},
-                 {"gemm_tflops", gemm / 1e12},
-                 {"ratio_to_gemm", flops / median / gemm},
-                 {"copy_gb_s", CopyRate(ctx) / 1e9}};
+  const double median = Quantile(times, 0.5), gemm = MeasureGemmFlops(ctx, bench.dtype);
+  Json record = {
+      {"bench", "step"},
+      {"preset", bench.preset},
+      {"device", ctx.device().Describe()},
+      {"dtype", DTypeName(bench.dtype)},
+      {"parameters", model.params().num_elements()},
+      {"tokens_per_step", rows},
+      {"micro_batches", batches.size()},
+      {"repetitions", times.size()},
+      {"step_ms",
+       {{"median", median * 1e3},
+        {"p10", Quantile(times, 0.1) * 1e3},
+        {"p90", Quantile(times, 0.9) * 1e3}}},
+      {"tokens_per_s", static_cast<double>(rows) / median},
+      {"tflop_per_step", flops / 1e12},
+      {"tflops", flops / median / 1e12},
+      {"peak_bytes", peak_bytes},
+      {"recompute", executor.recompute() != Recompute::kNone},
+      {"gemm_tflops", gemm / 1e12},
+      {"ratio_to_gemm", flops / median / gemm},
+      {"copy_gb_s", MeasureCopyRate(ctx, int64_t{ctx.is_cuda() ? 2048 : 256} << 20) / 1e9}};
   if (peak_flops > 0) record["mfu"] = flops / median / peak_flops;
   return record;
 }

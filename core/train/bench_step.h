@@ -29,7 +29,8 @@ struct StepBench {
 /// "small": a Qwen3-VL of 6.7 million parameters with the shapes that PyTorch programs for CPUs are
 /// measured with here, packed to `micro_batch_tokens`. "qwen2-vl-2b": Qwen2-VL-2B over 4
 /// micro-batches of 8,192 tokens, half of them image tokens, sample lengths log-normal(6.6, 0.8),
-/// every token learned.  Errors: kSpec for other names.
+/// every token learned; "qwen3-vl-2b": the same samples with Qwen3-VL-2B.  Errors: kSpec for other
+/// names.
 StepBench StepBenchPreset(const std::string& name, int64_t micro_batch_tokens);
 
 /// Runs it and returns a record: shape, step_ms {median, p10, p90}, tokens_per_s of the median

@@ -3,9 +3,8 @@
 #include <algorithm>
 
 #include "core/base/json.h"
+#include "kernels/cases/ceilings.h"
 #include "kernels/cases/op_cases.h"
-#include "kernels/elementwise/elementwise.h"
-#include "kernels/gemm/gemm.h"
 
 namespace omnitrain {
 namespace {
@@ -39,38 +38,24 @@ Timing Measure(Context& ctx, double min_ms, const std::function<void()>& run) {
   return {static_cast<int64_t>(times_us.size()), at(0.5), at(0.1), at(0.9)};
 }
 
-/// What this device reaches at best, measured when first asked for.
+/// The ceilings, measured when first asked for.
 class Ceilings {
  public:
-  Ceilings(Context& ctx, const KernelBenchOptions& options) : ctx_(ctx), options_(options) {}
+  Ceilings(Context& ctx, DType dtype) : ctx_(ctx), dtype_(dtype) {}
 
-  /// GB/s of copying `bytes` / 2 (each byte read once and written once).
   double CopyGbs(double bytes) {
-    const int64_t size = std::max<int64_t>(static_cast<int64_t>(bytes / 2), 4096) / 4;
-    const auto it = copy_gb_s_.find(size);
-    if (it != copy_gb_s_.end()) return it->second;
-    OwnedTensor src(ctx_.device(), DType::kF32, {size}), dst(ctx_.device(), DType::kF32, {size});
-    Zero(ctx_, *src);
-    const Timing t = Measure(ctx_, options_.min_ms / 2, [&] { Cast(ctx_, *src, *dst); });
-    return copy_gb_s_[size] = static_cast<double>(src->num_bytes() * 2) / (t.median_us * 1e3);
+    double& rate = copy_gb_s_[static_cast<int64_t>(bytes)];
+    if (rate == 0) rate = MeasureCopyRate(ctx_, static_cast<int64_t>(bytes)) / 1e9;
+    return rate;
   }
-
   double GemmGflops() {
-    if (gemm_gflop_s_ > 0) return gemm_gflop_s_;
-    constexpr int64_t kSize = 1024;
-    const Shape square = {kSize, kSize};
-    OwnedTensor x(ctx_.device(), options_.dtype, square), w(ctx_.device(), options_.dtype, square),
-        y(ctx_.device(), options_.dtype, square);
-    Zero(ctx_, *x);
-    Zero(ctx_, *w);
-    const Timing t = Measure(ctx_, options_.min_ms,
-                             [&] { LinearForward(ctx_, *x, *w, {}, Write::kOverwrite, *y); });
-    return gemm_gflop_s_ = 2.0 * kSize * kSize * kSize / (t.median_us * 1e3);
+    if (gemm_gflop_s_ == 0) gemm_gflop_s_ = MeasureGemmFlops(ctx_, dtype_) / 1e9;
+    return gemm_gflop_s_;
   }
 
  private:
   Context& ctx_;
-  const KernelBenchOptions& options_;
+  const DType dtype_;
   std::map<int64_t, double> copy_gb_s_;
   double gemm_gflop_s_ = 0;
 };
@@ -79,9 +64,10 @@ class Ceilings {
 
 void RunKernelBench(Context& ctx, const KernelBenchOptions& options,
                     const std::function<void(const std::string&)>& emit) {
-  Ceilings ceilings(ctx, options);
+  Ceilings ceilings(ctx, options.dtype);
+  const BenchOn here = ctx.is_cuda() ? BenchOn::kGpu : BenchOn::kCpu;
   for (const OpCase& c : AllOpCases()) {
-    if (!c.is_bench || c.Name().find(options.filter) == std::string::npos) continue;
+    if (c.bench_on != here || c.Name().find(options.filter) == std::string::npos) continue;
     CaseRun run(ctx, c, options.dtype);
     const auto emit_pass = [&](const char* pass, double bytes, double flops,
                                const std::function<void()>& body) {

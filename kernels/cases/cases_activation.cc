@@ -63,7 +63,9 @@ void AddActivationCases(std::vector<OpCase>* cases) {
     cases->push_back(ActivationCase(a, 5, 19, 3));
     cases->push_back(ActivationCase(a, 67, 131, 0));
     cases->push_back(ActivationCase(a, 2048, 768, 0));
-    cases->back().is_bench = true;
+    cases->back().bench_on = BenchOn::kCpu;
+    cases->push_back(ActivationCase(a, 16384, 5120, 0));
+    cases->back().bench_on = BenchOn::kGpu;
     cases->push_back(GatedCase(a, 3, 13, 2));
   }
   const NamedActivation& silu = kActivations[0];
@@ -71,7 +73,9 @@ void AddActivationCases(std::vector<OpCase>* cases) {
   cases->push_back(GatedCase(silu, 0, 4, 0));
   cases->push_back(GatedCase(silu, 67, 131, 0));
   cases->push_back(GatedCase(silu, 2048, 768, 0));
-  cases->back().is_bench = true;
+  cases->back().bench_on = BenchOn::kCpu;
+  cases->push_back(GatedCase(silu, 8192, 8960, 0));
+  cases->back().bench_on = BenchOn::kGpu;
 }
 
 }  // namespace omnitrain

@@ -55,8 +55,8 @@ OpCase AttentionCase(const std::string& label, const std::vector<int64_t>& lengt
   return c;
 }
 
-OpCase Bench(OpCase c) {
-  c.is_bench = true;
+OpCase Bench(OpCase c, BenchOn on = BenchOn::kCpu) {
+  c.bench_on = on;
   return c;
 }
 
@@ -78,6 +78,13 @@ void AddAttentionCases(std::vector<OpCase>* cases) {
   add(Bench(AttentionCase("12 x 50..284", mixed, {8, 4, 64}, true)));
   add(Bench(AttentionCase("1800", {1800}, {8, 4, 64}, true)));
   add(Bench(AttentionCase("1024", {1024}, {4, 4, 72}, false)));
+  // Qwen2-VL-2B's LLM and encoder, a 7B's LLM, windows of Qwen2.5-VL.
+  const std::vector<int64_t> documents{735, 1620, 402, 288, 2310, 951, 1130, 756};
+  add(Bench(AttentionCase("8 x 288..2310", documents, {12, 2, 128}, true), BenchOn::kGpu));
+  add(Bench(AttentionCase("8 x 288..2310", documents, {16, 16, 80}, false), BenchOn::kGpu));
+  add(Bench(AttentionCase("8192", {8192}, {28, 4, 128}, true), BenchOn::kGpu));
+  add(Bench(AttentionCase("128 x 64", std::vector<int64_t>(128, 64), {16, 16, 80}, false),
+            BenchOn::kGpu));
 }
 
 }  // namespace omnitrain

@@ -50,9 +50,11 @@ void AddCrossEntropyCases(std::vector<OpCase>* cases) {
   cases->push_back(CrossEntropyCase(6, 5, 3, 2));
   cases->push_back(CrossEntropyCase(41, 19, 257, 0));
   cases->push_back(CrossEntropyCase(1024, 256, 2048, 0));
-  cases->back().is_bench = true;
+  cases->back().bench_on = BenchOn::kCpu;
   cases->push_back(CrossEntropyCase(256, 256, 151936, 0));
-  cases->back().is_bench = true;
+  cases->back().bench_on = BenchOn::kCpu;
+  cases->push_back(CrossEntropyCase(8192, 1536, 151936, 0));
+  cases->back().bench_on = BenchOn::kGpu;
 }
 
 void AddRandomCrossEntropyCases(RandomShapes& draw, std::vector<OpCase>* cases) {

@@ -63,9 +63,13 @@ void AddElementwiseCases(std::vector<OpCase>* cases) {
   AddShape(0, 5, 0, cases);
   AddShape(7, 13, 4, cases);
   AddShape(131, 257, 0, cases);
-  const size_t first_bench = cases->size();
-  AddShape(2048, 768, 0, cases);
-  for (size_t i = first_bench; i < cases->size(); ++i) (*cases)[i].is_bench = true;
+  const auto add_bench = [&](int64_t rows, int64_t width, BenchOn on) {
+    const size_t first = cases->size();
+    AddShape(rows, width, 0, cases);
+    for (size_t i = first; i < cases->size(); ++i) (*cases)[i].bench_on = on;
+  };
+  add_bench(2048, 768, BenchOn::kCpu);
+  add_bench(8192, 8192, BenchOn::kGpu);
 }
 
 }  // namespace omnitrain

@@ -1,3 +1,5 @@
+#include <array>
+
 #include "kernels/cases/op_groups.h"
 #include "kernels/gemm/gemm.h"
 
@@ -47,7 +49,14 @@ void AddGemmCases(std::vector<OpCase>* cases) {
   cases->push_back(LinearCase(65, 40, 31, 5, Bias::kAbsent, kSet));
   for (const int64_t out : {768, 1024, 1536, 4096}) {
     cases->push_back(LinearCase(2048, 256, out, 0, Bias::kPresent, kSet));
-    cases->back().is_bench = true;
+    cases->back().bench_on = BenchOn::kCpu;
+  }
+  // Qwen2-VL-2B: qkv, gate and up, down; the encoder's.
+  const std::vector<std::array<int64_t, 3>> large = {
+      {8192, 1536, 2048}, {8192, 1536, 17920}, {8192, 8960, 1536}, {16384, 1280, 5120}};
+  for (const auto& [rows, in, out] : large) {
+    cases->push_back(LinearCase(rows, in, out, 0, Bias::kPresent, kSet));
+    cases->back().bench_on = BenchOn::kGpu;
   }
 }
 

@@ -63,8 +63,8 @@ OpCase LayerNormCase(const std::string& label, int64_t rows, int64_t width, int6
   return c;
 }
 
-OpCase Bench(OpCase c) {
-  c.is_bench = true;
+OpCase Bench(OpCase c, BenchOn on = BenchOn::kCpu) {
+  c.bench_on = on;
   return c;
 }
 
@@ -83,6 +83,10 @@ void AddNormCases(std::vector<OpCase>* cases) {
   cases->push_back(Bench(RmsNormCase("T=2048 D=256", {2048, 256}, 0, kSet)));
   cases->push_back(Bench(RmsNormCase("T=2048 D=2048", {2048, 2048}, 0, kSet)));
   cases->push_back(Bench(RmsNormCase("T=2048 H=16 K=128", {2048, 16, 128}, 2048, kSet)));
+  for (const int64_t width : {1536, 3584}) {
+    cases->push_back(Bench(RmsNormCase(fmt::format("T=8192 D={}", width), {8192, width}, 0, kSet),
+                           BenchOn::kGpu));
+  }
 
   cases->push_back(LayerNormCase("T=1 D=2", 1, 2, 0, kSet));
   cases->back().f32_abs = 1e-6;  // dx is almost 0
@@ -92,6 +96,7 @@ void AddNormCases(std::vector<OpCase>* cases) {
   cases->push_back(LayerNormCase("T=131 D=256", 131, 256, 0, kSet));
   cases->push_back(Bench(LayerNormCase("T=2048 D=256", 2048, 256, 0, kSet)));
   cases->push_back(Bench(LayerNormCase("T=2048 D=1152", 2048, 1152, 0, kSet)));
+  cases->push_back(Bench(LayerNormCase("T=16384 D=1280", 16384, 1280, 0, kSet), BenchOn::kGpu));
 }
 
 }  // namespace omnitrain

@@ -48,9 +48,13 @@ void AddOptimizerCases(std::vector<OpCase>* cases) {
     cases->push_back(SumOfSquaresCase(size));
   }
   cases->push_back(AdamWCase(2048 * 768, false));
-  cases->back().is_bench = true;
+  cases->back().bench_on = BenchOn::kCpu;
   cases->push_back(SumOfSquaresCase(2048 * 768));
-  cases->back().is_bench = true;
+  cases->back().bench_on = BenchOn::kCpu;
+  cases->push_back(AdamWCase(int64_t{1} << 26, false));
+  cases->back().bench_on = BenchOn::kGpu;
+  cases->push_back(SumOfSquaresCase(int64_t{1} << 26));
+  cases->back().bench_on = BenchOn::kGpu;
 }
 
 }  // namespace omnitrain

@@ -40,8 +40,12 @@ void AddRopeCases(std::vector<OpCase>* cases) {
   cases->push_back(RopeCase("T=33 H=2 K=128", 33, 2, 128, 0));
   for (const int64_t head_dim : {64, 128}) {
     cases->push_back(RopeCase(fmt::format("T=2048 H=4 K={}", head_dim), 2048, 4, head_dim, 0));
-    cases->back().is_bench = true;
+    cases->back().bench_on = BenchOn::kCpu;
   }
+  cases->push_back(RopeCase("T=8192 H=14 K=128", 8192, 14, 128, 0));
+  cases->back().bench_on = BenchOn::kGpu;
+  cases->push_back(RopeCase("T=16384 H=32 K=80", 16384, 32, 80, 0));
+  cases->back().bench_on = BenchOn::kGpu;
 }
 
 }  // namespace omnitrain

@@ -123,11 +123,17 @@ void AddRowsCases(std::vector<OpCase>* cases) {
   cases->push_back(ScatterCase(200, 301, 131, 0, kSum));
 
   cases->push_back(GatherCase(8192, 2048, 256, 0, kSet));
-  cases->back().is_bench = true;
+  cases->back().bench_on = BenchOn::kCpu;
   cases->push_back(ScatterCase(1024, 2048, 256, 0, kSet));
-  cases->back().is_bench = true;
+  cases->back().bench_on = BenchOn::kCpu;
   cases->push_back(InterpolateCase(2304, 2048, 768, 0, kSum));
-  cases->back().is_bench = true;
+  cases->back().bench_on = BenchOn::kCpu;
+  cases->push_back(GatherCase(151936, 8192, 1536, 0, kSet));
+  cases->back().bench_on = BenchOn::kGpu;
+  cases->push_back(ScatterCase(4096, 8192, 1536, 0, kSet));
+  cases->back().bench_on = BenchOn::kGpu;
+  cases->push_back(InterpolateCase(2304, 16384, 1152, 0, kSum));
+  cases->back().bench_on = BenchOn::kGpu;
 }
 
 }  // namespace omnitrain

@@ -65,12 +65,15 @@ Operand GradOut(std::string name, Shape shape, bool is_accumulated);
 
 class CaseRun;
 
+/// What a case is timed on; timed cases are too large for the checks.
+enum class BenchOn { kNothing, kCpu, kGpu };
+
 /// A row of the table: one op on one shape. It drives the gradient check, f32 against f64, one
 /// device against another, and the bench.
 struct OpCase {
-  std::string op;                   // "rms_norm"
-  std::string label;                // "T=5 D=7 strided"
-  bool is_bench = false;            // timed; too large for the checks
+  std::string op;     // "rms_norm"
+  std::string label;  // "T=5 D=7 strided"
+  BenchOn bench_on = BenchOn::kNothing;
   bool is_thread_invariant = true;  // the same bits for every number of threads
   double f32_rel_l2 = 2e-6;         // bound of f32 against f64, per operand
   double bf16_rel_l2 = 6e-3;        // bound of bf16 against f64 on the same inputs
@@ -81,6 +84,7 @@ struct OpCase {
   double forward_flops = 0, backward_flops = 0;
 
   Operand& Add(Operand operand) { return operands.push_back(std::move(operand)), operands.back(); }
+  bool is_bench() const { return bench_on != BenchOn::kNothing; }
   const Operand& Find(const std::string& name) const;
   std::string Name() const { return op + " " + label; }
 };

@@ -102,7 +102,7 @@ Bound F32Bound(const OpCase& c, const Tensor& reference) {
 TEST_CASE("Gradients agree with central differences in f64") {
   Bench bench;
   for (const OpCase& c : AllOpCases()) {
-    if (c.is_bench || !c.backward) continue;
+    if (c.is_bench() || !c.backward) continue;
     INFO(c.Name());
     CheckGradient(bench.ctx(), c);
   }
@@ -111,7 +111,7 @@ TEST_CASE("Gradients agree with central differences in f64") {
 TEST_CASE("f32 agrees with f64, and every element of an output is written") {
   Bench bench;
   for (const OpCase& c : AllOpCases()) {
-    if (c.is_bench) continue;
+    if (c.is_bench()) continue;
     const CaseRun f32(bench.ctx(), c, DType::kF32), f64(bench.ctx(), c, DType::kF64);
     const auto got = WrittenBytes(bench.ctx(), c, DType::kF32);
     const auto want = WrittenBytes(bench.ctx(), c, DType::kF64);
@@ -128,7 +128,7 @@ TEST_CASE("The same bits again, and for every number of threads") {
   const int num_threads = omp_get_max_threads();
   for (const DType dtype : {DType::kF32, DType::kF64}) {
     for (const OpCase& c : AllOpCases()) {
-      if (c.is_bench) continue;
+      if (c.is_bench()) continue;
       INFO(c.Name() << " " << DTypeName(dtype));
       omp_set_num_threads(1);
       const auto first = WrittenBytes(bench.ctx(), c, dtype);

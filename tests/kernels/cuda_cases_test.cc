@@ -50,7 +50,7 @@ Bound BoundOf(const OpCase& c, DType dtype, const Tensor& reference) {
 void CheckAgainstTwin(const std::vector<OpCase>& cases, DType dtype) {
   Bench cpu(NewCpuDevice()), gpu(NewCudaDevice(0));
   for (const OpCase& c : cases) {
-    if (c.is_bench) continue;
+    if (c.is_bench()) continue;
     CaseRun run(gpu.ctx, c, dtype), twin(cpu.ctx, c, DType::kF64, dtype);
     const Written got = Run(&run, c), want = Run(&twin, c);
     for (const auto& [name, bytes] : got) {
@@ -79,7 +79,7 @@ TEST_CASE("The GPU gives the same bits again") {
   Bench gpu(NewCudaDevice(0));
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const OpCase& c : AllOpCases()) {
-      if (c.is_bench) continue;
+      if (c.is_bench()) continue;
       INFO(c.Name() << " " << DTypeName(dtype));
       CaseRun run(gpu.ctx, c, dtype);
       const Written first = Run(&run, c);
