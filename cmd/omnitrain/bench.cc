@@ -3,9 +3,11 @@
 #include <cstdio>
 
 #include "cmd/omnitrain/command.h"
+#include "cmd/omnitrain/session.h"
 #include "core/base/error.h"
 #include "core/runtime/context.h"
 #include "core/train/bench_step.h"
+#include "parallel/comm/comm_bench.h"
 
 namespace omnitrain {
 namespace {
@@ -13,8 +15,14 @@ namespace {
 struct BenchArguments {
   int threads = 0, steps = 6;
   std::string filter, precision = "fp32", device = "cpu", preset = "small";
-  int64_t micro_batch_tokens = 4096;
+  std::string transport = "auto";
+  int64_t micro_batch_tokens = 4096, max_mib = 256;
 };
+
+void PrintLine(const std::string& line) {
+  std::printf("%s\n", line.c_str());
+  std::fflush(stdout);
+}
 
 DType DTypeOfPrecision(const std::string& precision) {
   OT_REQUIRE(precision == "fp32" || precision == "fp64" || precision == "bf16", ErrorCode::kSpec,
@@ -47,10 +55,7 @@ int RunKernels(const BenchArguments& arguments) {
     options.dtype = DTypeOfPrecision(arguments.precision);
     options.num_threads = std::max(1, arguments.threads);
     options.filter = arguments.filter;
-    RunKernelBench(ctx, options, [](const std::string& line) {
-      std::printf("%s\n", line.c_str());
-      std::fflush(stdout);
-    });
+    RunKernelBench(ctx, options, PrintLine);
   });
 }
 
@@ -61,8 +66,22 @@ int RunStep(const BenchArguments& arguments) {
     bench.steps = arguments.steps;
     Json record = RunStepBench(ctx, bench);
     if (!ctx.is_cuda()) record["threads"] = std::max(1, arguments.threads);
-    std::printf("%s\n", record.dump().c_str());
+    PrintLine(record.dump());
   });
+}
+
+int RunComm(const BenchArguments& arguments) {
+  const JobSpec spec = ParseJobSpec(
+      {}, {"runtime.device=" + arguments.device, "runtime.comm=" + arguments.transport});
+  Session session(spec);
+  OT_REQUIRE(session.world().size() > 1, ErrorCode::kSpec,
+             "bench comm: one rank has nobody to talk to; start it by mpirun -n 2 or more");
+  const auto comm = session.NewGroup("bench", session.world().ranks(), true);
+  CommBenchOptions options;
+  options.transport = TransportName(session.transport());
+  options.max_bytes = arguments.max_mib << 20;
+  RunCommBench(*comm, session.ctx().device(), session.ctx().stream(), options, PrintLine);
+  return 0;
 }
 
 }  // namespace
@@ -73,9 +92,12 @@ void AddBench(CLI::App& app, Runner* run) {
   bench->require_subcommand(1);
   CLI::App* kernels = bench->add_subcommand("kernels", "every op against the machine's ceilings");
   CLI::App* step = bench->add_subcommand("step", "a whole training step");
+  CLI::App* comm = bench->add_subcommand("comm", "calls between the ranks of an mpirun");
   for (CLI::App* one : {kernels, step}) {
     one->add_option("--threads", arguments->threads, "threads per op; 0: as OMP_NUM_THREADS says");
     one->add_option("--precision", arguments->precision, "fp32, fp64 (CPU) or bf16 (GPU)");
+  }
+  for (CLI::App* one : {kernels, step, comm}) {
     one->add_option("--device", arguments->device, "cpu or cuda");
   }
   step->add_option("--preset", arguments->preset, "small, qwen2-vl-2b or qwen3-vl-2b");
@@ -83,6 +105,9 @@ void AddBench(CLI::App& app, Runner* run) {
   step->add_option("--steps", arguments->steps, "steps; the first is not counted");
   step->add_option("--micro-batch-tokens", arguments->micro_batch_tokens,
                    "rows packed together (small)");
+  comm->add_option("--comm", arguments->transport, "auto, mpi or nccl");
+  comm->add_option("--max-mib", arguments->max_mib, "largest tensor");
+  comm->callback([arguments, run] { *run = [arguments] { return RunComm(*arguments); }; });
   kernels->callback([arguments, run] { *run = [arguments] { return RunKernels(*arguments); }; });
   step->callback([arguments, run] { *run = [arguments] { return RunStep(*arguments); }; });
 }

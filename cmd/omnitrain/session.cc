@@ -69,8 +69,13 @@ void Session::SetLayout(const JobSpec& spec) {
 }
 
 void Session::MakeGroups() {
-  dp_ = NewDeviceCommunicator(
-      transport_, mpi_.NewCommunicator("llm.dp", layout_.LlmGradientGroup(mpi_.rank())), *device_);
+  dp_ = NewGroup("llm.dp", layout_.LlmGradientGroup(mpi_.rank()), false);
+}
+
+std::unique_ptr<Communicator> Session::NewGroup(const std::string& name,
+                                                const std::vector<int>& ranks, bool has_messages) {
+  return NewDeviceCommunicator(transport_, mpi_.NewCommunicator(name, ranks), *device_,
+                               has_messages);
 }
 
 }  // namespace omnitrain

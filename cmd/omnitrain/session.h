@@ -1,6 +1,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "core/runtime/context.h"
 #include "core/spec/job_spec.h"
@@ -27,6 +29,11 @@ class Session {
   Communicator& dp() { return *dp_; }
   Context& ctx() { return *ctx_; }
   const ParallelLayout& layout() const { return layout_; }
+
+  /// A group for tensors of the device; `has_messages`: Send and Recv will be used.  Collective
+  /// over `ranks`.
+  std::unique_ptr<Communicator> NewGroup(const std::string& name, const std::vector<int>& ranks,
+                                         bool has_messages);
 
  private:
   void MakeGroups();
