@@ -7,11 +7,12 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 
-from harness import GOLDEN, Workspace, checkpoint_bytes, close, expect, run
+from harness import GOLDEN, Result, Workspace, checkpoint_bytes, close, expect, run, start
 
 arguments = argparse.ArgumentParser()
 arguments.add_argument("--golden", default=os.path.dirname(GOLDEN), help="folder of golden cases, each with model/ and batch.safetensors")
@@ -108,6 +109,20 @@ if "nccl" in parts:
     check(two.code == 0 and close(two.losses(), one.losses(), 1e-4), "2 ranks on 2 GPUs (nccl): the curve of one rank", two)
     same = w.train(out("nccl2-b"), CUDA, FP32, "runtime.comm=nccl", ranks=2)
     check(same.losses() == two.losses(), "2 ranks over nccl twice: equal losses", same)
+    # A rank that stops must not leave the others waiting for ever.
+    job = start(["train", w.path("job.yaml"), "--set", out("stopped"), "--set", CUDA, "--set", FP32, "--set", "run.steps=1000000", "--set",
+                 "runtime.comm=nccl", "--set", "runtime.timeout_s=5"], ranks=2)
+    for line in job.stdout:
+        if b'"step":20,' in line:
+            break
+    children = subprocess.run(["pgrep", "-f", "run.out=" + w.path("stopped")], stdout=subprocess.PIPE).stdout.split()
+    ranks_of = {p: open(f"/proc/{p}/environ").read() for p in map(int, children)}
+    second = next(p for p, environ in ranks_of.items() if "OMPI_COMM_WORLD_RANK=1" in environ)
+    os.kill(second, signal.SIGSTOP)
+    rest, err = job.communicate(timeout=60)
+    stopped = Result(job.returncode, rest.decode(), err.decode(errors="replace"))
+    check(stopped.code == 6 and "waits" in stopped.err and "llm.dp" in stopped.err, "a stopped rank ends the job over nccl with code 6", stopped)
+    print("".join(line + "\n" for line in stopped.err.splitlines() if "waits" in line))
 
 w.remove()
 print(f"{len(failed)} failed")

@@ -28,12 +28,22 @@ class Result:
         return [r["loss"] for r in self.records("step")]
 
 
-def run(args, ranks=0, timeout=120, env=None, prefix=()):
-    """Runs the binary; `ranks` > 0 goes through mpirun. Never raises on the exit code: tests look at it."""
+def start(args, ranks=0, env=None, prefix=()):
+    """Starts the binary; `ranks` > 0 goes through mpirun."""
     command = [*prefix, BINARY, *args] if ranks == 0 else [MPI_TEST, str(ranks), BINARY, *args]
     full = dict(os.environ, OMP_NUM_THREADS="1", **(env or {}))
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout, env=full)
-    return Result(done.returncode, done.stdout.decode(), done.stderr.decode(errors="replace"))
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=full)
+
+
+def run(args, ranks=0, timeout=120, env=None, prefix=()):
+    """Runs the binary to its end. Never raises on the exit code: tests look at it."""
+    process = start(args, ranks, env, prefix)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return Result(process.returncode, out.decode(), err.decode(errors="replace"))
 
 
 def expect(condition, what, result=None):
