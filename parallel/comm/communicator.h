@@ -11,6 +11,7 @@
 
 namespace omnitrain {
 
+/// kMax: NaN is the largest, but may be lost over NCCL.
 enum class ReduceOp { kSum, kMax };
 
 enum class CommKind {

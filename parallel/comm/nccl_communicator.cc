@@ -81,6 +81,7 @@ class NcclCommunicator : public Communicator {
 
  private:
   void MakeMessageLinks();
+  void Connect();
   static ncclResult_t GiveMessage(const CommCall& call, ncclComm_t comm, cudaStream_t stream);
   ncclResult_t GiveCollective(const CommCall& call, ncclComm_t comm, cudaStream_t stream);
   ncclResult_t GiveAllToAll(const CommCall& call, ncclComm_t comm, cudaStream_t stream);
@@ -112,6 +113,28 @@ void NcclCommunicator::MakeMessageLinks() {
       links[static_cast<size_t>(from == rank() ? to : from)] = std::move(link);
     }
   }
+  Connect();
+}
+
+void NcclCommunicator::Connect() {
+  // The first message of a link connects its ends and blocks the host until both are at it. Left to
+  // the caller's order, two ranks that first send to each other would wait for ever.
+  const OwnedTensor byte(device_, DType::kU8, {1});
+  const auto stream = device_.NewStream();
+  device_.Fill(byte->data, 0, 1, *stream);
+  for (int from = 0; from < size(); ++from) {
+    for (int to = 0; to < size(); ++to) {
+      if (from == to || (from != rank() && to != rank())) continue;
+      CommCall call;
+      call.kind = from == rank() ? CommKind::kSend : CommKind::kRecv;
+      call.peer = from == rank() ? to : from;
+      (from == rank() ? call.in : call.out) = *byte;
+      auto& links = from == rank() ? to_ : from_;
+      NcclLink& link = *links[static_cast<size_t>(call.peer)];
+      PendingNccl(link.Launch(std::move(call), *stream, GiveMessage)).Wait(*stream);
+    }
+  }
+  stream->Synchronize();
 }
 
 std::unique_ptr<PendingComm> NcclCommunicator::Start(CommCall call, Stream& stream) {

@@ -86,6 +86,11 @@ void Maxima(Communicator& c) {
     c.AllReduce(Of(v), ReduceOp::kMax, stream).Wait(stream);
     world.Require(SameBits(v, want), "AllReduce max");
   }
+}
+
+void KeepsNanInMaxima(Communicator& c) {
+  TestWorld world(c);
+  CaseStream stream;
   std::vector<float> v = {c.rank() == c.size() - 1 ? std::nanf("") : 1.0f, -2.0f};
   c.AllReduce(Of(v), ReduceOp::kMax, stream).Wait(stream);
   world.Require(std::isnan(v[0]) && v[1] == -2.0f, "NaN is the largest");
@@ -312,6 +317,7 @@ const std::vector<ContractCase>& CommunicatorContract() {
       {"sums, i32", SumsInRankOrder<int32_t>},
       {"sums, bf16", SumsBF16InSingle},
       {"maxima", Maxima},
+      {kNanMaxima, KeepsNanInMaxima},
       {"gathers", Gathers},
       {"broadcasts", Broadcasts},
       {"messages", SendsAndReceives},

@@ -13,6 +13,9 @@ struct ContractCase {
   std::function<void(Communicator&)> run;
 };
 
+/// The one case that NCCL does not keep.
+inline const char kNanMaxima[] = "NaN is the largest";
+
 /// What every Communicator must do, run as the ranks of its group, for any number of ranks.
 /// Failures are exceptions on every rank.
 const std::vector<ContractCase>& CommunicatorContract();
