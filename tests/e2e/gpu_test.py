@@ -1,7 +1,7 @@
 """Whole runs on a machine with a GPU: parity with golden cases in f32 and bf16, equal bits, checkpoints between CPU and GPU,
 several ranks on one GPU and one rank a GPU. Run by hand (or by `tools/dev gpu`): CI has no GPU.
 
-usage: gpu_test.py [--golden DIR] [PART...]     parts: parity jobs ranks nccl; default: all that the machine can run
+usage: gpu_test.py [--golden DIR] [PART...]     parts: parity jobs ranks nccl demo; default: all that the machine can run
 """
 import argparse
 import json
@@ -20,7 +20,7 @@ arguments.add_argument("parts", nargs="*")
 args = arguments.parse_args()
 num_gpus = len(subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE).stdout.splitlines())
 expect(num_gpus > 0, "this machine has a GPU")
-parts = args.parts or ["parity", "jobs", "ranks"] + (["nccl"] if num_gpus > 1 else [])
+parts = args.parts or ["parity", "jobs", "ranks"] + ["nccl"] * (num_gpus > 1) + ["demo"] * os.path.exists("build/stamps/done")
 failed = []
 
 
@@ -123,6 +123,31 @@ if "nccl" in parts:
     stopped = Result(job.returncode, rest.decode(), err.decode(errors="replace"))
     check(stopped.code == 6 and "rank 0 waits" in stopped.err, "a stopped rank ends the job over nccl with code 6", stopped)
     print("".join(line + "\n" for line in stopped.err.splitlines() if "waits" in line))
+
+if "demo" in parts:
+    # The job of tools/demo (its data must be there), from the same file on every device.
+    demo = [arg for one in ("run.steps=40", "eval.every=0", "checkpoint.every=0") for arg in ("--set", one)]
+
+    def train_demo(name, *sets, ranks=0, **kwargs):
+        given = [arg for one in (out(name), *sets) for arg in ("--set", one)]
+        return run(["train", "configs/stamps.yaml", *demo, *given], ranks=ranks, timeout=300, **kwargs)
+
+    def middle(values):
+        return sorted(values)[len(values) // 2]
+
+    def step_ms(result):
+        return middle([r["step_ms"] for r in result.records("step")][5:])
+
+    one = train_demo("demo-1")
+    check(one.code == 0 and "cuda" in one.records("start")[0]["device"], "the demo job runs on one GPU", one)
+    for ranks, comm in [(4, "mpi")] + ([(2, "nccl")] if num_gpus > 1 else []):
+        several = train_demo(f"demo-{comm}{ranks}", "runtime.comm=" + comm, ranks=ranks)
+        check(several.code == 0 and close(several.losses(), one.losses(), 1e-4), f"the demo job on {ranks} ranks ({comm}): the curve of one rank", several)
+    host = train_demo("demo-cpu", "runtime.device=cpu", "runtime.threads=8", env={"OMP_NUM_THREADS": "8"})
+    check(host.code == 0 and close(host.losses(), one.losses(), 1e-4), "the demo job on the CPU: the curve of the GPU", host)
+    waits = [r["data_wait_ms"] / r["step_ms"] for r in one.records("step")][5:]
+    print(json.dumps({"demo": "configs/stamps.yaml", "gpu_step_ms": step_ms(one), "cpu_8_threads_step_ms": step_ms(host),
+                      "gpu_to_cpu": step_ms(host) / step_ms(one), "data_wait_share": sum(waits) / len(waits)}))
 
 w.remove()
 print(f"{len(failed)} failed")
