@@ -17,12 +17,21 @@ void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const T
                        const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
                        Tensor dk, Tensor dv) {
   if (q.shape[0] == 0 || params.max_seqlen == 0) return;
-  auto* delta = static_cast<float*>(
-      ctx.Scratch(static_cast<size_t>(q.shape[0] * q.shape[1]) * sizeof(float)));
-  AttentionDelta(ctx, d_o, o, delta);
   const bool fits_mma = FitsMma(q, k, v) && FitsMma(d_o, k, v);
-  const auto backward = fits_mma ? MmaAttentionBackward : SimtAttentionBackward;
-  backward(ctx, d_o, q, k, v, lse, delta, cu_seqlens, params, dq, dk, dv);
+  constexpr size_t kAlignment = 256;
+  const size_t rows = static_cast<size_t>(q.shape[0] * q.shape[1]);
+  const size_t delta_bytes = (rows * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
+  char* scratch =
+      static_cast<char*>(ctx.Scratch(delta_bytes + (fits_mma ? SplitSumsBytes(q, k) : 0)));
+  auto* delta = reinterpret_cast<float*>(scratch);
+  AttentionDelta(ctx, d_o, o, delta);
+  if (fits_mma) {
+    MmaAttentionBackward(ctx, d_o, q, k, v, lse, delta,
+                         reinterpret_cast<float*>(scratch + delta_bytes), cu_seqlens, params, dq,
+                         dk, dv);
+  } else {
+    SimtAttentionBackward(ctx, d_o, q, k, v, lse, delta, cu_seqlens, params, dq, dk, dv);
+  }
 }
 
 }  // namespace omnitrain::cuda

@@ -22,8 +22,10 @@ bool FitsMma(const Tensor& q, const Tensor& k, const Tensor& v);
 void MmaAttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                          const Tensor& cu_seqlens, const AttentionParams& params, Tensor o,
                          Tensor lse);
+/// `split_sums`: SplitSumsBytes of scratch.
+size_t SplitSumsBytes(const Tensor& q, const Tensor& k);
 void MmaAttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
-                          const Tensor& v, const Tensor& lse, const float* delta,
+                          const Tensor& v, const Tensor& lse, const float* delta, float* split_sums,
                           const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
                           Tensor dk, Tensor dv);
 

@@ -14,6 +14,48 @@ constexpr float kLog2E = 1.4426950408889634f;
 // [keys, queries], so that P^T and dS^T are left operands as they come.
 constexpr int kTile = 64;
 
+/// Query heads that share a kv head, divided over `count` blocks, so that short batches fill the
+/// GPU too; each block leaves its sums in f32 and SumSplits adds them, in order.
+struct Split {
+  int count;
+  float *dk, *dv;  // [count, T, G, K]; absent for one
+  int64_t num_tokens;
+  int num_kv_heads, head_dim;
+  __device__ __forceinline__ int64_t Row(int part, int64_t token, int kv_head) const {
+    return ((part * num_tokens + token) * num_kv_heads + kv_head) * head_dim;
+  }
+};
+
+/// dk = scale * the sum of its parts, dv likewise without the scale; two elements a thread.
+__global__ void SumSplits(Split split, float scale, Heads<Bf16> dk, Heads<Bf16> dv) {
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 2;
+  const int64_t row_width = int64_t{split.num_kv_heads} * split.head_dim;
+  const int64_t size = split.num_tokens * row_width;
+  if (i >= size) return;
+  float2 k = {0, 0}, v = {0, 0};
+  for (int part = 0; part < split.count; ++part) {
+    const float2 a = *reinterpret_cast<const float2*>(split.dk + part * size + i);
+    const float2 b = *reinterpret_cast<const float2*>(split.dv + part * size + i);
+    k = {k.x + a.x, k.y + a.y};
+    v = {v.x + b.x, v.y + b.y};
+  }
+  const int64_t token = i / row_width, column = i % row_width;
+  *reinterpret_cast<uint32_t*>(dk.data + token * dk.stride + column) =
+      PackBf16(k.x * scale, k.y * scale);
+  *reinterpret_cast<uint32_t*>(dv.data + token * dv.stride + column) = PackBf16(v.x, v.y);
+}
+
+/// How many blocks share a kv head's queries: the fewest that give every multiprocessor some.
+int NumSplits(int64_t num_tokens, int64_t num_kv_heads, int group) {
+  constexpr int64_t kEnoughBlocks = 8 * 132;
+  for (int count = 1; count < group; ++count) {
+    if (group % count == 0 && CeilDiv(num_tokens, kTile) * num_kv_heads * count >= kEnoughBlocks) {
+      return count;
+    }
+  }
+  return group;
+}
+
 template <int kHeadDim>
 constexpr size_t KeyGradSharedBytes() {
   return TileBytes<kHeadDim>(6 * kTile) + 4 * kTile * sizeof(float);
@@ -23,7 +65,7 @@ template <int kHeadDim>
 __global__ void __launch_bounds__(kMmaThreads, 2)
     MmaKeyGradKernel(Heads<const Bf16> d_o, Heads<const Bf16> q, Heads<const Bf16> k,
                      Heads<const Bf16> v, const float* lse, const float* delta, Sequences s,
-                     Heads<Bf16> dk, Heads<Bf16> dv) {
+                     Split split, Heads<Bf16> dk, Heads<Bf16> dv) {
   constexpr int kN = kTile / 8, pitch = kPitch<kHeadDim>;
   extern __shared__ __align__(16) unsigned char shared[];
   Bf16* k_tile = reinterpret_cast<Bf16*>(shared);
@@ -38,13 +80,15 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   const int64_t first = s.cu_seqlens[blockIdx.z], last = s.cu_seqlens[blockIdx.z + 1];
   const int64_t begin = first + static_cast<int64_t>(blockIdx.x) * kTile;
   if (begin >= last) return;
-  const int kv_head = blockIdx.y;
+  const int kv_head = static_cast<int>(blockIdx.y) / split.count;
+  const int part = static_cast<int>(blockIdx.y) % split.count;
+  const int num_heads = s.group / split.count, first_head = kv_head * s.group + part * num_heads;
   const int warp_row = static_cast<int>(threadIdx.x) / 32 * 16;
   // The tiles of queries, head by head.
   const int64_t query_begin = s.is_causal ? begin : first;
   const int tiles_per_head = static_cast<int>((last - query_begin + kTile - 1) / kTile);
-  const int tiles = tiles_per_head * s.group;
-  const auto head_of = [&](int i) { return kv_head * s.group + i / tiles_per_head; };
+  const int tiles = tiles_per_head * num_heads;
+  const auto head_of = [&](int i) { return first_head + i / tiles_per_head; };
   const auto query_of = [&](int i) { return query_begin + i % tiles_per_head * kTile; };
   const auto copy_queries = [&](int i, int stage) {
     const int64_t queries = query_of(i);
@@ -98,6 +142,25 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
       }
     }
     MultiplyRounded<kHeadDim>(ds, q_tile(stage), dk_acc);
+  }
+  if (split.count > 1) {
+    const auto store = [&](const float(&acc)[1][kHeadDim / 8][4], float* sums) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int64_t token = begin + warp_row + FragmentRow(0, 2 * half);
+        if (token >= last) continue;
+        float* row = sums + split.Row(part, token, kv_head);
+#pragma unroll
+        for (int n = 0; n < kHeadDim / 8; ++n) {
+          if (8 * n >= split.head_dim) continue;
+          *reinterpret_cast<float2*>(row + FragmentColumn(n, 0)) =
+              make_float2(acc[0][n][2 * half], acc[0][n][2 * half + 1]);
+        }
+      }
+    };
+    store(dk_acc, split.dk);
+    store(dv_acc, split.dv);
+    return;
   }
   StoreRows<kHeadDim, 1>(dk_acc, begin + warp_row, last, kv_head, dk,
                          [&](int, int) { return s.scale; });
@@ -188,21 +251,38 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
 
 }  // namespace
 
+size_t SplitSumsBytes(const Tensor& q, const Tensor& k) {
+  const int64_t T = k.shape[0], G = k.shape[1], K = k.shape[2];
+  const int count = NumSplits(T, G, static_cast<int>(q.shape[1] / G));
+  return count == 1 ? 0 : 2 * sizeof(float) * static_cast<size_t>(count * T * G * K);
+}
+
 void MmaAttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
-                          const Tensor& v, const Tensor& lse, const float* delta,
+                          const Tensor& v, const Tensor& lse, const float* delta, float* split_sums,
                           const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
                           Tensor dk, Tensor dv) {
   const Sequences s = SequencesOf(q, k, cu_seqlens, params);
+  const int64_t T = k.shape[0], G = k.shape[1], K = k.shape[2];
+  Split split{NumSplits(T, G, s.group), nullptr, nullptr, T, static_cast<int>(G),
+              static_cast<int>(K)};
+  split.dk = split_sums;
+  split.dv = split_sums + split.count * T * G * K;
   DispatchHeadDim(q.shape[2], [&](auto head_dim) {
     constexpr int kHeadDim = decltype(head_dim)::value;
     const auto key_grad = MmaKeyGradKernel<kHeadDim>;
     constexpr size_t kKeyBytes = KeyGradSharedBytes<kHeadDim>();
     AllowShared(key_grad, kKeyBytes);
-    key_grad<<<TileGrid(cu_seqlens, params, k.shape[1], kTile), kMmaThreads, kKeyBytes,
+    key_grad<<<TileGrid(cu_seqlens, params, G * split.count, kTile), kMmaThreads, kKeyBytes,
                StreamOf(ctx)>>>(HeadsOf<const Bf16>(d_o), HeadsOf<const Bf16>(q),
                                 HeadsOf<const Bf16>(k), HeadsOf<const Bf16>(v), Data<float>(lse),
-                                delta, s, HeadsOf<Bf16>(dk), HeadsOf<Bf16>(dv));
+                                delta, s, split, HeadsOf<Bf16>(dk), HeadsOf<Bf16>(dv));
     CheckLaunch("attention backward: keys");
+    if (split.count > 1) {
+      constexpr int kThreads = 256;
+      SumSplits<<<static_cast<unsigned>(CeilDiv(T * G * K / 2, kThreads)), kThreads, 0,
+                  StreamOf(ctx)>>>(split, s.scale, HeadsOf<Bf16>(dk), HeadsOf<Bf16>(dv));
+      CheckLaunch("attention backward: sums");
+    }
     const auto query_grad = MmaQueryGradKernel<kHeadDim>;
     constexpr size_t kQueryBytes = QueryGradSharedBytes<kHeadDim>();
     AllowShared(query_grad, kQueryBytes);
