@@ -228,6 +228,7 @@ VisionConfig ReadVision(ConfigReader& vision, ModelFamily family, Spelling spell
                         const TextConfig& text) {
   const FamilyDefaults& defaults = DefaultsOf(family);
   VisionConfig c;
+  c.family = family;
   c.depth = vision.Size("depth", IfHf(spelling, defaults.vision_depth));
   ReadVisionWidths(vision, family, spelling, text.width, &c);
   c.num_heads = vision.Size("num_heads", IfHf(spelling, 16));
@@ -372,8 +373,9 @@ void SetVocabulary(int64_t num_tokens, ModelConfig* config) {
 }
 
 void RefuseUnsupportedModel(const ModelConfig& config, const std::string& where) {
-  OT_REQUIRE(config.family == ModelFamily::kQwen3Vl, ErrorCode::kSpec,
-             "{}: models of the family {} are not supported by this version, only qwen3_vl is",
+  OT_REQUIRE(config.family != ModelFamily::kQwen3VlMoe, ErrorCode::kSpec,
+             "{}: models of the family {} are not supported by this version; qwen2_vl, qwen2_5_vl "
+             "and qwen3_vl are",
              where, FamilyName(config.family));
 }
 

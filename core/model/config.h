@@ -40,6 +40,7 @@ struct TextConfig {
 
 /// The vision tower.
 struct VisionConfig {
+  ModelFamily family = ModelFamily::kQwen3Vl;  // fixes norms, MLP and names
   int depth = 0;
   int width = 0;  // D of the tower
   int num_heads = 0;
@@ -62,6 +63,8 @@ struct VisionConfig {
 
   int head_dim() const { return width / num_heads; }
   int patch_dim() const { return in_channels * temporal_patch_size * patch_size * patch_size; }
+  /// Side of a window in merged cells; 0 without windows.
+  int window_cells() const { return window_size / (patch_size * merge_size); }
   int merged_dim() const { return width * merge_size * merge_size; }  // input of a merger's MLP
 };
 

@@ -44,12 +44,13 @@ InterpolationTable BuildInterpolationTable(const ItemBatch& items, int side) {
   return table;
 }
 
-int64_t MaxSegment(const std::vector<int32_t>& cu_seqlens) {
-  int64_t longest = 0;
+SequenceInputs::Segments CarveSegments(Carver& carver, const std::vector<int32_t>& cu_seqlens) {
+  SequenceInputs::Segments segments;
+  segments.cu_seqlens = carver.Take(DType::kI32, {static_cast<int64_t>(cu_seqlens.size())});
   for (size_t i = 1; i < cu_seqlens.size(); ++i) {
-    longest = std::max<int64_t>(longest, cu_seqlens[i] - cu_seqlens[i - 1]);
+    segments.max_seqlen = std::max<int64_t>(segments.max_seqlen, cu_seqlens[i] - cu_seqlens[i - 1]);
   }
-  return longest;
+  return segments;
 }
 
 void Upload(Context& ctx, const std::vector<float>& values, Tensor to) {

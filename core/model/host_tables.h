@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/model/transformer_stack.h"
 #include "core/runtime/context.h"
 #include "data/batch/batch.h"
 
@@ -18,8 +19,8 @@ struct InterpolationTable {
 };
 InterpolationTable BuildInterpolationTable(const ItemBatch& items, int side);
 
-/// The longest segment of cu_seqlens.
-int64_t MaxSegment(const std::vector<int32_t>& cu_seqlens);
+/// Place for cu_seqlens on the device, with its longest segment.
+SequenceInputs::Segments CarveSegments(Carver& carver, const std::vector<int32_t>& cu_seqlens);
 
 /// Host values into a tensor of the context's device, converted to its dtype.  Shapes: as many
 /// values as elements.

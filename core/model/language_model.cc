@@ -99,8 +99,7 @@ LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, Los
   a.item_rows = carver.Take(DType::kI32, {a.num_item_rows});
   a.sequence.cos = carver.Take(dtype, {T, config_.head_dim / 2});
   a.sequence.sin = carver.Take(dtype, {T, config_.head_dim / 2});
-  a.sequence.cu_seqlens = carver.Take(DType::kI32, {static_cast<int64_t>(batch.cu_seqlens.size())});
-  a.sequence.max_seqlen = MaxSegment(batch.cu_seqlens);
+  a.sequence.segments = CarveSegments(carver, batch.cu_seqlens);
   a.stack = stack_.Carve(carver, T, 0, config_.num_layers, recompute);
   a.final_norm = final_norm_.Carve(carver, {T});
   a.hidden = carver.Take(dtype, {T, config_.width});
@@ -121,7 +120,7 @@ void LanguageModel::Upload(Context& ctx, const MicroBatch& batch, LlmActivations
   BuildMropeTables(config_.rope, batch.position_ids.data(), a->num_tokens, cos.data(), sin.data());
   omnitrain::Upload(ctx, cos, a->sequence.cos);
   omnitrain::Upload(ctx, sin, a->sequence.sin);
-  omnitrain::Upload(ctx, batch.cu_seqlens, a->sequence.cu_seqlens);
+  omnitrain::Upload(ctx, batch.cu_seqlens, a->sequence.segments.cu_seqlens);
 }
 
 void LanguageModel::Forward(Context& ctx, const LlmActivations& a,
@@ -183,9 +182,9 @@ void LanguageModel::Logits(Context& ctx, const LlmActivations& a, int64_t begin,
 
 double LanguageModel::ForwardFlops(const std::vector<int64_t>& segments,
                                    int64_t num_loss_tokens) const {
-  return stack_.ForwardFlops(segments, config_.num_layers) +
-         2.0 * static_cast<double>(num_loss_tokens) * static_cast<double>(config_.width) *
-             static_cast<double>(config_.vocab_size);
+  return stack_.ForwardFlops(segments) + 2.0 * static_cast<double>(num_loss_tokens) *
+                                             static_cast<double>(config_.width) *
+                                             static_cast<double>(config_.vocab_size);
 }
 
 }  // namespace omnitrain

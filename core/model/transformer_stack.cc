@@ -1,8 +1,8 @@
 #include "core/model/transformer_stack.h"
 
+#include <algorithm>
 #include <cmath>
 
-#include "kernels/attention/attention.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/rope/rope.h"
 
@@ -43,6 +43,8 @@ TransformerStack::TransformerStack(ParamStore* params, const StackConfig& config
     OT_CHECK(up.size() == (c.is_gated ? 2u : 1u), "{} projections into the mlp", up.size());
     layer.up = linear("up", c.width, up, c.has_mlp_bias);
     layer.down = linear("down", c.ffn, {{names.down, c.width}}, c.has_mlp_bias);
+    layer.is_windowed =
+        std::find(c.full_layers.begin(), c.full_layers.end(), i) == c.full_layers.end();
     layers_.push_back(std::move(layer));
   }
 }
@@ -110,6 +112,16 @@ TransformerStack::QkvViews TransformerStack::Views(const LayerActivations& a) co
           a.qkv.Columns((H + G) * K, G * K).View({T, G, K})};
 }
 
+const SequenceInputs::Segments& TransformerStack::SegmentsOf(const SequenceInputs& inputs,
+                                                             const Layer& layer) const {
+  return layer.is_windowed && inputs.windows.cu_seqlens ? inputs.windows : inputs.segments;
+}
+
+AttentionParams TransformerStack::AttentionOver(const SequenceInputs::Segments& segments) const {
+  return {config_.is_causal, 1.0 / std::sqrt(static_cast<double>(config_.head_dim)),
+          segments.max_seqlen};
+}
+
 void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs, const Layer& layer,
                                     const LayerActivations& a, const Tensor& out) const {
   const StackConfig& c = config_;
@@ -125,8 +137,8 @@ void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs, 
   // q and k are neighbours, so they turn as one tensor of H + G heads.
   const Tensor qk = (c.has_qk_norm ? a.qk : a.qkv).Columns(0, (H + G) * K).View({T, H + G, K});
   ApplyRope(ctx, inputs.cos, inputs.sin, RopeDirection::kForward, qk);
-  AttentionForward(ctx, views.q, views.k, views.v, inputs.cu_seqlens,
-                   {c.is_causal, 1.0 / std::sqrt(static_cast<double>(K)), inputs.max_seqlen},
+  const SequenceInputs::Segments& segments = SegmentsOf(inputs, layer);
+  AttentionForward(ctx, views.q, views.k, views.v, segments.cu_seqlens, AttentionOver(segments),
                    a.o.View({T, H, K}), a.lse);
   Cast(ctx, a.x, a.x_mid);
   layer.proj.Forward(ctx, a.o, Write::kAccumulate, a.x_mid);
@@ -180,10 +192,9 @@ void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs
   const Tensor d_q = g.d_qkv.Columns(0, H * K).View({T, H, K});
   const Tensor d_k = g.d_qkv.Columns(H * K, G * K).View({T, G, K});
   const Tensor d_v = g.d_qkv.Columns((H + G) * K, G * K).View({T, G, K});
+  const SequenceInputs::Segments& segments = SegmentsOf(inputs, layer);
   AttentionBackward(ctx, g.d_o.View({T, H, K}), views.q, views.k, views.v, a.o.View({T, H, K}),
-                    a.lse, inputs.cu_seqlens,
-                    {c.is_causal, 1.0 / std::sqrt(static_cast<double>(K)), inputs.max_seqlen}, d_q,
-                    d_k, d_v);
+                    a.lse, segments.cu_seqlens, AttentionOver(segments), d_q, d_k, d_v);
   ApplyRope(ctx, inputs.cos, inputs.sin, RopeDirection::kBackward,
             g.d_qkv.Columns(0, (H + G) * K).View({T, H + G, K}));
   if (c.has_qk_norm) {
@@ -242,19 +253,26 @@ void TransformerStack::Backward(Context& ctx, const SequenceInputs& inputs, int 
   }
 }
 
-double TransformerStack::ForwardFlops(const std::vector<int64_t>& segments, int num_layers) const {
+double TransformerStack::ForwardFlops(const std::vector<int64_t>& segments,
+                                      const std::vector<int64_t>& windows) const {
   const StackConfig& c = config_;
   const double q = static_cast<double>(c.num_heads * c.head_dim);
   const double kv = static_cast<double>(c.num_kv_heads * c.head_dim);
   const double width = static_cast<double>(c.width), ffn = static_cast<double>(c.ffn);
   const double per_row =
       2 * (width * (q + 2 * kv) + q * width + (c.is_gated ? 3 : 2) * width * ffn);
-  double flops = 0;
-  for (int64_t length : segments) {
-    const double s = static_cast<double>(length);
-    flops += per_row * s + 4 * s * s * q * (c.is_causal ? 0.5 : 1.0);
-  }
-  return flops * num_layers;
+  double rows = 0;
+  for (int64_t length : segments) rows += static_cast<double>(length);
+  const auto attention = [&](const std::vector<int64_t>& lengths) {
+    double pairs = 0;
+    for (int64_t length : lengths)
+      pairs += static_cast<double>(length) * static_cast<double>(length);
+    return 4 * pairs * q * (c.is_causal ? 0.5 : 1.0);
+  };
+  const double num_windowed =
+      windows.empty() ? 0 : c.num_layers - static_cast<double>(c.full_layers.size());
+  return per_row * rows * c.num_layers + attention(windows) * num_windowed +
+         attention(segments) * (c.num_layers - num_windowed);
 }
 
 }  // namespace omnitrain

@@ -6,6 +6,7 @@
 
 #include "core/model/layers.h"
 #include "kernels/activation/activation.h"
+#include "kernels/attention/attention.h"
 
 namespace omnitrain {
 
@@ -27,6 +28,7 @@ struct StackConfig {
   bool is_gated = false;  // act(gate x) * (up x)
   Activation activation = Activation::kSilu;
   bool is_causal = false;
+  std::vector<int> full_layers;  // with windows: the layers that see whole segments all the same
 };
 
 /// Where a Hugging Face directory keeps a layer: LAYERS + index + "." + one of these.
@@ -39,9 +41,13 @@ struct StackNames {
 
 /// What the layers need to know of a packed sequence, on the device of the stack.
 struct SequenceInputs {
-  Tensor cos, sin;    // [T, K/2]
-  Tensor cu_seqlens;  // [S + 1] int32
-  int64_t max_seqlen = 0;
+  struct Segments {
+    Tensor cu_seqlens;  // [S + 1] int32
+    int64_t max_seqlen = 0;
+  };
+  Tensor cos, sin;  // [T, K/2]
+  Segments segments;
+  Segments windows;  // within the segments, for layers that see no further; absent: no such layers
 };
 
 /// What a backward makes again instead of finding it: the outputs of norms and activations cost
@@ -122,18 +128,24 @@ class TransformerStack {
                 const StackHooks& hooks, Tensor d) const;
 
   /// Floating-point operations of a forward over the given segment lengths (a multiply-add is two);
-  /// the backward costs twice that.  Causal attention counts half the square.
-  double ForwardFlops(const std::vector<int64_t>& segments, int num_layers) const;
+  /// the backward costs twice that.  Causal attention counts half the square. `windows`: their
+  /// lengths, or empty.
+  double ForwardFlops(const std::vector<int64_t>& segments,
+                      const std::vector<int64_t>& windows = {}) const;
 
  private:
   struct Layer {
     Norm norm1, q_norm, k_norm, norm2;
     Linear qkv, proj, up, down;
+    bool is_windowed = false;  // where the sequence has windows
   };
   struct QkvViews {
     Tensor q, k, v;  // [T, H, K], [T, G, K], [T, G, K]
   };
   QkvViews Views(const LayerActivations& a) const;
+  const SequenceInputs::Segments& SegmentsOf(const SequenceInputs& inputs,
+                                             const Layer& layer) const;
+  AttentionParams AttentionOver(const SequenceInputs::Segments& segments) const;
   void LayerForward(Context& ctx, const SequenceInputs& inputs, const Layer& layer,
                     const LayerActivations& a, const Tensor& out) const;
   void LayerInputGrad(Context& ctx, const SequenceInputs& inputs, const Layer& layer,

@@ -12,7 +12,38 @@ namespace {
 
 const char kPrefix[] = "model.visual.";
 
+// What a family fixes besides its sizes, with the names of its weights.
+struct TowerParts {
+  NormKind norm;
+  bool has_patch_bias;
+  std::vector<std::string> up;  // two: gate and up
+  const char* down;
+  const char *merger_norm, *merger_fc1, *merger_fc2;
+};
+
+const TowerParts& PartsOf(ModelFamily family) {
+  static const TowerParts kQwen2 = {NormKind::kLayer, false,    {"mlp.fc1"}, "mlp.fc2",
+                                    ".ln_q",          ".mlp.0", ".mlp.2"};
+  static const TowerParts kQwen25 = {NormKind::kRms,  false,   {"mlp.gate_proj", "mlp.up_proj"},
+                                     "mlp.down_proj", ".ln_q", ".mlp.0",
+                                     ".mlp.2"};
+  static const TowerParts kQwen3 = {NormKind::kLayer, true,    {"mlp.linear_fc1"},
+                                    "mlp.linear_fc2", ".norm", ".linear_fc1",
+                                    ".linear_fc2"};
+  switch (family) {
+    case ModelFamily::kQwen2Vl:
+      return kQwen2;
+    case ModelFamily::kQwen25Vl:
+      return kQwen25;
+    case ModelFamily::kQwen3Vl:
+    case ModelFamily::kQwen3VlMoe:
+      break;
+  }
+  return kQwen3;
+}
+
 StackConfig StackOf(const VisionConfig& v) {
+  const TowerParts& parts = PartsOf(v.family);
   StackConfig c;
   c.name = "vision";
   c.group = ParamGroup::kVision;
@@ -21,23 +52,39 @@ StackConfig StackOf(const VisionConfig& v) {
   c.num_heads = c.num_kv_heads = v.num_heads;
   c.head_dim = v.head_dim();
   c.ffn = v.ffn_width;
-  c.norm = NormKind::kLayer;
+  c.norm = parts.norm;
   c.norm_eps = v.norm_eps;
   c.has_qkv_bias = c.has_proj_bias = c.has_mlp_bias = true;
+  c.is_gated = parts.up.size() == 2;
   c.activation = v.activation;
+  c.full_layers = v.full_attention_layers;
   return c;
 }
 
-StackNames Names() {
+StackNames NamesOf(const VisionConfig& v) {
+  const TowerParts& parts = PartsOf(v.family);
   StackNames n;
   n.layers = std::string(kPrefix) + "blocks.";
   n.norm1 = "norm1";
   n.qkv = {"attn.qkv"};
   n.proj = "attn.proj";
   n.norm2 = "norm2";
-  n.up = {"mlp.linear_fc1"};
-  n.down = "mlp.linear_fc2";
+  n.up = parts.up;
+  n.down = parts.down;
   return n;
+}
+
+ParamId AddPositions(ParamStore* params, const VisionConfig& v) {
+  if (v.num_position_embeddings == 0) return -1;
+  ParamSpec spec;
+  spec.name = "vision.pos_embed.weight";
+  spec.shape = {v.num_position_embeddings, v.width};
+  spec.group = ParamGroup::kVision;
+  spec.hf_parts = {{std::string(kPrefix) + "pos_embed.weight",
+                    0,
+                    v.num_position_embeddings,
+                    {v.num_position_embeddings, v.width}}};
+  return params->Add(std::move(spec));
 }
 
 }  // namespace
@@ -48,7 +95,8 @@ Merger::Merger(ParamStore* params, const VisionConfig& vision, const std::string
       norm_over_(norm_over),
       width_(vision.width),
       merged_width_(vision.merged_dim()),
-      norm_(params, NormKind::kLayer, name + ".norm", ParamGroup::kProjector, hf_prefix + ".norm",
+      norm_(params, PartsOf(vision.family).norm, name + ".norm", ParamGroup::kProjector,
+            hf_prefix + PartsOf(vision.family).merger_norm,
             norm_over == NormOver::kEachPatch ? width_ : merged_width_, vision.norm_eps) {
   const auto linear = [&](const char* ours, const char* theirs, int64_t out) {
     return Linear(params, {name + ours,
@@ -58,8 +106,8 @@ Merger::Merger(ParamStore* params, const VisionConfig& vision, const std::string
                            true,
                            {}});
   };
-  fc1_ = linear(".fc1", ".linear_fc1", merged_width_);
-  fc2_ = linear(".fc2", ".linear_fc2", vision.out_width);
+  fc1_ = linear(".fc1", PartsOf(vision.family).merger_fc1, merged_width_);
+  fc2_ = linear(".fc2", PartsOf(vision.family).merger_fc2, vision.out_width);
 }
 
 Merger::Activations Merger::Carve(Carver& carver, int64_t num_patches) const {
@@ -106,21 +154,11 @@ VisionTower::VisionTower(ParamStore* params, const VisionConfig& config)
                             ParamGroup::kVision,
                             config.patch_dim(),
                             {{std::string(kPrefix) + "patch_embed.proj", config.width}},
-                            true,
+                            PartsOf(config.family).has_patch_bias,
                             {config.width, config.in_channels, config.temporal_patch_size,
                              config.patch_size, config.patch_size}}),
-      pos_embed_([&] {
-        ParamSpec spec;
-        spec.name = "vision.pos_embed.weight";
-        spec.shape = {config.num_position_embeddings, config.width};
-        spec.group = ParamGroup::kVision;
-        spec.hf_parts = {{std::string(kPrefix) + "pos_embed.weight",
-                          0,
-                          config.num_position_embeddings,
-                          {config.num_position_embeddings, config.width}}};
-        return params->Add(std::move(spec));
-      }()),
-      stack_(params, StackOf(config), Names()) {
+      pos_embed_(AddPositions(params, config)),
+      stack_(params, StackOf(config), NamesOf(config)) {
   mergers_.emplace_back(params, config, "vision.merger", std::string(kPrefix) + "merger",
                         Merger::NormOver::kEachPatch);
   for (size_t k = 0; k < config.deepstack_layers.size(); ++k) {
@@ -144,12 +182,14 @@ VisionActivations VisionTower::Carve(Carver& carver, const ItemBatch& items,
   VisionActivations a;
   a.num_patches = P;
   a.patches = carver.Take(dtype, {P, config_.patch_dim()});
-  a.pos_index = carver.Take(DType::kI32, {P, 4});
-  a.pos_weight = carver.Take(dtype, {P, 4});
+  if (pos_embed_ >= 0) {
+    a.pos_index = carver.Take(DType::kI32, {P, 4});
+    a.pos_weight = carver.Take(dtype, {P, 4});
+  }
   a.sequence.cos = carver.Take(dtype, {P, config_.head_dim() / 2});
   a.sequence.sin = carver.Take(dtype, {P, config_.head_dim() / 2});
-  a.sequence.cu_seqlens = carver.Take(DType::kI32, {static_cast<int64_t>(items.cu_seqlens.size())});
-  a.sequence.max_seqlen = MaxSegment(items.cu_seqlens);
+  a.sequence.segments = CarveSegments(carver, items.cu_seqlens);
+  if (config_.window_size > 0) a.sequence.windows = CarveSegments(carver, items.window_cu_seqlens);
   a.stack = stack_.Carve(carver, P, 0, config_.depth, recompute);
   for (const Merger& merger : mergers_) a.mergers.push_back(merger.Carve(carver, P));
   return a;
@@ -159,16 +199,21 @@ void VisionTower::Upload(Context& ctx, const ItemBatch& items, VisionActivations
   OT_CHECK(items.patch_dim == config_.patch_dim() || items.num_patches() == 0,
            "patches of {} values for a tower of {}", items.patch_dim, config_.patch_dim());
   omnitrain::Upload(ctx, items.patches, a->patches);
-  const int side = static_cast<int>(std::lround(std::sqrt(config_.num_position_embeddings)));
-  const InterpolationTable table = BuildInterpolationTable(items, side);
-  omnitrain::Upload(ctx, table.index, a->pos_index);
-  omnitrain::Upload(ctx, table.weight, a->pos_weight);
+  if (pos_embed_ >= 0) {
+    const int side = static_cast<int>(std::lround(std::sqrt(config_.num_position_embeddings)));
+    const InterpolationTable table = BuildInterpolationTable(items, side);
+    omnitrain::Upload(ctx, table.index, a->pos_index);
+    omnitrain::Upload(ctx, table.weight, a->pos_weight);
+  }
   std::vector<float> cos(static_cast<size_t>(a->sequence.cos.num_elements())), sin(cos.size());
   BuildVisionRopeTables(config_.head_dim(), config_.rope_theta, items.coordinates.data(),
                         items.num_patches(), cos.data(), sin.data());
   omnitrain::Upload(ctx, cos, a->sequence.cos);
   omnitrain::Upload(ctx, sin, a->sequence.sin);
-  omnitrain::Upload(ctx, items.cu_seqlens, a->sequence.cu_seqlens);
+  omnitrain::Upload(ctx, items.cu_seqlens, a->sequence.segments.cu_seqlens);
+  if (config_.window_size > 0) {
+    omnitrain::Upload(ctx, items.window_cu_seqlens, a->sequence.windows.cu_seqlens);
+  }
 }
 
 void VisionTower::Forward(Context& ctx, const VisionActivations& a,
@@ -177,8 +222,10 @@ void VisionTower::Forward(Context& ctx, const VisionActivations& a,
   if (a.num_patches == 0) return;
   const Tensor x = a.stack.input();
   patch_embed_.Forward(ctx, a.patches, Write::kOverwrite, x);
-  InterpolateRows(ctx, params_->value(pos_embed_), a.pos_index, a.pos_weight, Write::kAccumulate,
-                  x);
+  if (pos_embed_ >= 0) {
+    InterpolateRows(ctx, params_->value(pos_embed_), a.pos_index, a.pos_weight, Write::kAccumulate,
+                    x);
+  }
   StackHooks hooks;
   hooks.after_forward = [&](int layer, const Tensor& out) {
     const int k = FeatureAfter(layer);
@@ -200,7 +247,7 @@ void VisionTower::Backward(Context& ctx, const VisionActivations& a,
                            const std::vector<Tensor>& d_features, Carver temp,
                            const std::function<void(int)>& on_layer_done) const {
   if (a.num_patches == 0) return;
-  const bool trains_tower = !params_->is_frozen(pos_embed_);
+  const bool trains_tower = !params_->is_group_frozen(ParamGroup::kVision);
   const Tensor d = temp.Take(params_->dtype(), {a.num_patches, config_.width});
   const LayerGradients grads = stack_.CarveGradients(temp, a.num_patches, BackwardPart::kBoth);
   const auto output_of = [&](int layer) {
@@ -225,16 +272,19 @@ void VisionTower::Backward(Context& ctx, const VisionActivations& a,
     }
   };
   stack_.Backward(ctx, a.sequence, 0, a.stack, {grads}, BackwardPart::kBoth, hooks, d);
-  InterpolateRowsBackward(ctx, d, a.pos_index, a.pos_weight, params_->grad(pos_embed_));
+  if (pos_embed_ >= 0) {
+    InterpolateRowsBackward(ctx, d, a.pos_index, a.pos_weight, params_->grad(pos_embed_));
+  }
   patch_embed_.WeightGrad(ctx, a.patches, d);
 }
 
-double VisionTower::ForwardFlops(const std::vector<int64_t>& segments) const {
+double VisionTower::ForwardFlops(const std::vector<int64_t>& segments,
+                                 const std::vector<int64_t>& windows) const {
   double patches = 0;
   for (int64_t s : segments) patches += static_cast<double>(s);
   const double merged = static_cast<double>(config_.merged_dim());
   const double rows = patches * config_.width / merged;
-  return stack_.ForwardFlops(segments, config_.depth) +
+  return stack_.ForwardFlops(segments, windows) +
          2 * patches * config_.patch_dim() * config_.width +
          2 * rows * static_cast<double>(mergers_.size()) * merged * (merged + config_.out_width);
 }

@@ -47,13 +47,15 @@ class Merger {
 struct VisionActivations {
   int64_t num_patches = 0;
   Tensor patches;                // [P, patch_dim]
-  Tensor pos_index, pos_weight;  // [P, 4]
+  Tensor pos_index, pos_weight;  // [P, 4]; absent without learned positions
   SequenceInputs sequence;
   StackActivations stack;
   std::vector<Merger::Activations> mergers;  // the main one, then the deep-stack ones
 };
 
-/// Patches to rows of the LLM: patch embedding, learned positions, a TransformerStack, mergers.
+/// Patches to rows of the LLM: patch embedding, learned positions (Qwen3-VL), a TransformerStack,
+/// mergers. With windowed attention (Qwen2.5-VL) rows are in the order of ItemBatch throughout, the
+/// features too.
 /// Feature 0 replaces the placeholder rows of the LLM, feature k + 1 is added to them after LLM
 /// layer k.
 class VisionTower {
@@ -80,8 +82,9 @@ class VisionTower {
   /// Lays out the temporaries of Backward: call with a counting carver to plan them.
   void CarveTemporaries(Carver& carver, int64_t num_patches) const;
 
-  /// Of one forward over items with these frame segments.
-  double ForwardFlops(const std::vector<int64_t>& segments) const;
+  /// Of one forward over items with these frame segments (and windows, where the tower has any).
+  double ForwardFlops(const std::vector<int64_t>& segments,
+                      const std::vector<int64_t>& windows) const;
 
  private:
   int FeatureAfter(int layer) const;  // the deep-stack feature tapped after a layer, or -1

@@ -82,6 +82,7 @@ std::vector<MicroBatch> MakeBatches(const StepBench& bench) {
   pack.positions.image_token_id = static_cast<int32_t>(bench.model.image_token_id);
   pack.positions.video_token_id = static_cast<int32_t>(bench.model.video_token_id);
   pack.patch_dim = bench.model.vision.patch_dim();
+  pack.window_cells = bench.model.vision.window_cells();
   std::vector<MicroBatch> batches;
   int64_t index = 0;
   for (const std::vector<BenchSample>& shapes : bench.micro_batches) {

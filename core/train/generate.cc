@@ -98,9 +98,12 @@ MicroBatch BuildWithPixels(const std::vector<const EncodedSample*>& samples,
   int64_t first = 0;
   for (size_t s = 0; s < samples.size(); ++s) {
     const int64_t count = samples[s]->num_patches();
-    if (count > 0 &&
-        !read_pixels(*samples[s], batch.items.patches.data() + first * pack.patch_dim)) {
-      DropSample(&batch, s, first, count);
+    if (count > 0) {
+      if (read_pixels(*samples[s], batch.items.patches.data() + first * pack.patch_dim)) {
+        OrderPatches(first, count, &batch.items);
+      } else {
+        DropSample(&batch, s, first, count);
+      }
     }
     first += count;
   }

@@ -115,6 +115,7 @@ JobInputs OpenInputs(const JobSpec& spec) {
   inputs.encoder = std::make_shared<SampleEncoder>(encode, tokenizer);
   inputs.pack.positions = positions;
   inputs.pack.patch_dim = inputs.model.vision.patch_dim();
+  inputs.pack.window_cells = inputs.model.vision.window_cells();
 
   for (const DataSource& source : spec.data.sources) {
     LoaderSource opened;

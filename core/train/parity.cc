@@ -30,6 +30,18 @@ std::vector<double> ToHost(Context& ctx, const Tensor& t) {
 }
 
 // One model under one layout, with all that a comparison takes from it.
+// Merged rows [first, ...) of an encoder with windows as the reference has them.
+std::vector<double> InRasterOrder(const ItemBatch& items, int64_t first, int64_t width,
+                                  const std::vector<double>& values) {
+  if (items.raster_rows.empty()) return values;
+  std::vector<double> raster(values.size());
+  for (int64_t i = 0; i < static_cast<int64_t>(values.size()) / width; ++i) {
+    const int64_t to = items.raster_rows[static_cast<size_t>(first + i)] - first;
+    std::copy_n(values.begin() + i * width, width, raster.begin() + to * width);
+  }
+  return raster;
+}
+
 class ParityRun {
  public:
   ParityRun(Context& ctx, Communicator& dp, const ParityOptions& options)
@@ -134,7 +146,8 @@ class ParityRun {
         if (count == 0) return;
         (*mine)[fmt::format("vision_out.{}", call++)] = {
             {count, config_.vision.out_width},
-            ToHost(ctx_, (*view.features)[0].Rows(first, count))};
+            InRasterOrder(batch.items, first, config_.vision.out_width,
+                          ToHost(ctx_, (*view.features)[0].Rows(first, count)))};
       };
       add_features(image_row, sample.num_image_rows);
       add_features(video_row, sample.num_video_rows);

@@ -120,6 +120,7 @@ std::vector<MicroBatch> MakeParityMicroBatches(const std::vector<ParitySample>& 
   PackOptions options;
   options.positions = PositionOptionsOf(config);
   options.patch_dim = config.vision.patch_dim();
+  options.window_cells = config.vision.window_cells();
   const auto build = [&](const std::vector<int64_t>& group) {
     std::vector<EncodedSample> copies;
     for (int64_t k : group) {
@@ -130,8 +131,10 @@ std::vector<MicroBatch> MakeParityMicroBatches(const std::vector<ParitySample>& 
     for (const EncodedSample& copy : copies) pointers.push_back(&copy);
     MicroBatch batch = BuildMicroBatch(pointers, options);
     auto out = batch.items.patches.begin();
-    for (int64_t k : group)
+    for (int64_t k : group) {
       out = std::copy(samples[k % n].patches.begin(), samples[k % n].patches.end(), out);
+    }
+    OrderPatches(0, batch.items.num_patches(), &batch.items);
     // The file's own labels and positions count, not those that follow from its ids.
     for (size_t s = 0; s < group.size(); ++s) {
       const ParitySample& sample = samples[group[s] % n];

@@ -19,7 +19,8 @@ enum class ItemKind : uint8_t { kImage, kVideo };
 /// The items of one micro_batch as an encoder takes them, on the host, packed one after the other.
 /// May be empty. Patches of an item are in merge-block order: frames, then blocks of merge x merge
 /// patches in raster order, then the patches of a block in raster order; so `merge * merge`
-/// consecutive rows make one row of the LLM.
+/// consecutive rows make one row of the LLM. For an encoder with windowed attention the blocks of a
+/// frame stand window by window instead, in raster order within each.
 struct ItemBatch {
   int patch_dim = 0;  // channels * temporal_patch * patch * patch
   int merge_size = 2;
@@ -28,6 +29,9 @@ struct ItemBatch {
   std::vector<ItemKind> kinds;         // per item
   std::vector<int32_t> coordinates;    // [P, 2]: row, column of each patch on its un-merged grid
   std::vector<int32_t> cu_seqlens{0};  // attention segments: one per frame of each item, in patches
+  // With windows only (else empty):
+  std::vector<int32_t> window_cu_seqlens;  // their segments, in patches
+  std::vector<int32_t> raster_rows;        // [N]: where merged row n stands without windows
 
   int64_t num_patches() const { return static_cast<int64_t>(coordinates.size()) / 2; }
   int64_t num_merged_rows() const { return num_patches() / (merge_size * merge_size); }

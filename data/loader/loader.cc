@@ -253,6 +253,7 @@ class Loader::Impl {
     try {
       encoder_->DecodePixels(sample,
                              batch.items.patches.data() + owned.first_patch * pack_.patch_dim);
+      OrderPatches(owned.first_patch, sample.num_patches(), &batch.items);
     } catch (const Error& e) {
       if (e.code() != ErrorCode::kData) return step->Fail(owned.slot, std::current_exception());
       owned.error = e.what();

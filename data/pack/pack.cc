@@ -24,7 +24,38 @@ void AppendItemRows(const EncodedSample& sample, int32_t first_row, std::vector<
   }
 }
 
-void AppendItems(const EncodedSample& sample, ItemBatch* items) {
+// The merged cells of a frame, window by window, each in raster order; windows at the right and
+// bottom border may be smaller. Source: transformers, modeling_qwen2_5_vl.py, get_window_index.
+void AppendWindows(int rows, int columns, int side, int patches_per_cell, ItemBatch* items) {
+  const auto first = static_cast<int32_t>(items->raster_rows.size());
+  for (int top = 0; top < rows; top += side) {
+    for (int left = 0; left < columns; left += side) {
+      const int bottom = std::min(top + side, rows), right = std::min(left + side, columns);
+      for (int r = top; r < bottom; ++r) {
+        for (int c = left; c < right; ++c) {
+          items->raster_rows.push_back(first + static_cast<int32_t>(r * columns + c));
+        }
+      }
+      items->window_cu_seqlens.push_back(items->window_cu_seqlens.back() +
+                                         (bottom - top) * (right - left) * patches_per_cell);
+    }
+  }
+}
+
+// Groups of `group` values from their places in raster order to those of rows [first, first + n).
+template <typename T>
+void OrderGroups(const std::vector<int32_t>& raster_rows, int64_t first, int64_t n, int64_t group,
+                 T* values) {
+  const std::vector<T> raster(values, values + n * group);
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t from = raster_rows[static_cast<size_t>(first + i)] - first;
+    std::copy_n(raster.begin() + from * group, group, values + i * group);
+  }
+}
+
+void AppendItems(const EncodedSample& sample, int window_cells, ItemBatch* items) {
+  const int merge = items->merge_size;
+  const int64_t first_cell = items->num_merged_rows();
   for (const EncodedItem& item : sample.items) {
     const ItemGrid& grid = item.shape.grid;
     items->grids.push_back(grid);
@@ -32,7 +63,16 @@ void AppendItems(const EncodedSample& sample, ItemBatch* items) {
     AppendCoordinates(grid, items->merge_size, &items->coordinates);
     for (int frame = 0; frame < grid.t; ++frame) {
       items->cu_seqlens.push_back(items->cu_seqlens.back() + grid.h * grid.w);
+      if (window_cells > 0) {
+        AppendWindows(grid.h / merge, grid.w / merge, window_cells, merge * merge, items);
+      }
     }
+  }
+  if (window_cells > 0) {
+    const int64_t patches_per_cell = int64_t{merge} * merge;
+    OrderGroups(items->raster_rows, first_cell, items->num_merged_rows() - first_cell,
+                2 * patches_per_cell,
+                items->coordinates.data() + first_cell * 2 * patches_per_cell);
   }
 }
 
@@ -69,6 +109,7 @@ MicroBatch BuildMicroBatch(const std::vector<const EncodedSample*>& samples,
   ItemBatch& items = batch.items;
   items.patch_dim = options.patch_dim;
   items.merge_size = options.positions.merge_size;
+  if (options.window_cells > 0) items.window_cu_seqlens = {0};
   int64_t num_rows = 0, num_patches = 0;
   for (const EncodedSample* sample : samples) {
     num_rows += sample->num_rows();
@@ -101,8 +142,13 @@ MicroBatch BuildMicroBatch(const std::vector<const EncodedSample*>& samples,
     put_positions(
         PositionIds(static_cast<int>(rows), sample->runs, ShapesOf(*sample), options.positions),
         first_row);
+    const auto first_cell = static_cast<int64_t>(batch.item_rows.size());
     AppendItemRows(*sample, static_cast<int32_t>(first_row), &batch.item_rows);
-    AppendItems(*sample, &items);
+    AppendItems(*sample, options.window_cells, &items);
+    if (options.window_cells > 0) {
+      const int64_t cells = static_cast<int64_t>(batch.item_rows.size()) - first_cell;
+      OrderGroups(items.raster_rows, first_cell, cells, 1, batch.item_rows.data() + first_cell);
+    }
     batch.cu_seqlens.push_back(static_cast<int32_t>(batch.ids.size()));
     batch.sample_ids.push_back(sample->index);
     batch.sample_keys.push_back(sample->key);
@@ -115,6 +161,14 @@ MicroBatch BuildMicroBatch(const std::vector<const EncodedSample*>& samples,
     batch.cu_seqlens.push_back(static_cast<int32_t>(padded_rows));
   }
   return batch;
+}
+
+void OrderPatches(int64_t first_patch, int64_t num_patches, ItemBatch* items) {
+  if (items->raster_rows.empty()) return;
+  const int64_t patches_per_cell = int64_t{items->merge_size} * items->merge_size;
+  OrderGroups(items->raster_rows, first_patch / patches_per_cell, num_patches / patches_per_cell,
+              patches_per_cell * items->patch_dim,
+              items->patches.data() + first_patch * items->patch_dim);
 }
 
 int64_t DropSample(MicroBatch* batch, size_t sample, int64_t first_patch, int64_t num_patches) {

@@ -19,6 +19,7 @@ bool FitSample(EncodedSample* sample, int64_t max_rows, TooLongPolicy policy);
 struct PackOptions {
   PositionOptions positions;
   int patch_dim = 0;      // floats of a patch
+  int window_cells = 0;   // side of the encoder's attention windows in merged cells; 0: none
   int pad_multiple = 1;   // the tail is padded to it, as a segment of its own
   int32_t pad_token = 0;  // of those rows
 };
@@ -28,6 +29,10 @@ struct PackOptions {
 /// next row of its sample, the last none.
 MicroBatch BuildMicroBatch(const std::vector<const EncodedSample*>& samples,
                            const PackOptions& options);
+
+/// Brings patches [first_patch, first_patch + num_patches), whole items in merge-block order, into
+/// the order of the encoder's windows; nothing to do without windows.
+void OrderPatches(int64_t first_patch, int64_t num_patches, ItemBatch* items);
 
 /// Takes a sample out of training when its pixels cannot be had: no labels, zero patches. Its rows
 /// and grids stay, so that the plan of the step remains what all ranks agreed on; attention does
