@@ -42,10 +42,6 @@ const FamilyDefaults& DefaultsOf(ModelFamily family) {
   return kFamilies[static_cast<size_t>(family)];
 }
 
-bool IsQwen3(ModelFamily family) {
-  return family == ModelFamily::kQwen3Vl || family == ModelFamily::kQwen3VlMoe;
-}
-
 /// Who wrote the configuration: transformers, which leaves out what equals its defaults, or the
 /// author of a job spec, who is to say every size.
 enum class Spelling { kHf, kArch };
@@ -304,6 +300,10 @@ std::vector<std::string> VoidKeys() {
 }
 
 }  // namespace
+
+bool IsQwen3(ModelFamily family) {
+  return family == ModelFamily::kQwen3Vl || family == ModelFamily::kQwen3VlMoe;
+}
 
 const char* FamilyName(ModelFamily family) { return DefaultsOf(family).name; }
 

@@ -13,6 +13,9 @@ namespace omnitrain {
 
 enum class ModelFamily { kQwen2Vl, kQwen25Vl, kQwen3Vl, kQwen3VlMoe };
 
+/// Qwen3-VL, dense or MoE.
+bool IsQwen3(ModelFamily family);
+
 /// "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe": `model_type` of config.json.
 const char* FamilyName(ModelFamily family);
 

@@ -33,7 +33,7 @@ ConfigReader::ConfigReader(const Json& object, std::string where, std::string pa
 }
 
 const Json* ConfigReader::Find(const std::string& key) {
-  asked_.push_back(key);
+  if (std::find(asked_.begin(), asked_.end(), key) == asked_.end()) asked_.push_back(key);
   const Json* value = FindIn(object_, key);
   return value != nullptr ? value : FindIn(fallback_, key);
 }

@@ -32,17 +32,22 @@ const char* HfName(DType dtype) {
   }
 }
 
-Json TextJson(const TextConfig& c, const char* dtype) {
+Json TextJson(const TextConfig& c, ModelFamily family, const char* dtype) {
+  const bool is_interleaved = c.rope.layout == MropeLayout::kInterleaved;
   Json rope;
   rope["rope_type"] = "default";
   rope["mrope_section"] = c.rope.section;
-  rope["mrope_interleaved"] = c.rope.layout == MropeLayout::kInterleaved;
+  if (is_interleaved) rope["mrope_interleaved"] = true;
   Json j;
-  j["model_type"] = "qwen3_vl_text";
-  j["attention_bias"] = c.attention_bias;
+  j["model_type"] = std::string(FamilyName(family)) + "_text";
+  if (IsQwen3(family)) {
+    j["attention_bias"] = c.attention_bias;
+    j["head_dim"] = c.head_dim;
+  } else {
+    j["use_sliding_window"] = false;
+  }
   j["attention_dropout"] = 0.0;
   j["dtype"] = dtype;
-  j["head_dim"] = c.head_dim;
   j["hidden_act"] = HfName(c.activation);
   j["hidden_size"] = c.width;
   j["initializer_range"] = c.initializer_range;
@@ -65,33 +70,65 @@ Json TextJson(const TextConfig& c, const char* dtype) {
 
 Json VisionJson(const VisionConfig& c) {
   Json j;
-  j["model_type"] = "qwen3_vl_vision";
-  j["deepstack_visual_indexes"] = c.deepstack_layers;
+  j["model_type"] = std::string(FamilyName(c.family)) + "_vision";
   j["depth"] = c.depth;
   j["hidden_act"] = HfName(c.activation);
-  j["hidden_size"] = c.width;
   j["in_channels"] = c.in_channels;
   j["initializer_range"] = c.initializer_range;
-  j["intermediate_size"] = c.ffn_width;
   j["num_heads"] = c.num_heads;
-  j["num_position_embeddings"] = c.num_position_embeddings;
-  j["out_hidden_size"] = c.out_width;
   j["patch_size"] = c.patch_size;
   j["rope_parameters"] = {{"rope_theta", c.rope_theta}, {"rope_type", "axial"}};
   j["spatial_merge_size"] = c.merge_size;
   j["temporal_patch_size"] = c.temporal_patch_size;
+  if (c.family == ModelFamily::kQwen2Vl) {
+    j["embed_dim"] = c.width;
+    j["hidden_size"] = c.out_width;
+    j["mlp_ratio"] = c.ffn_width / c.width;
+    return j;
+  }
+  j["hidden_size"] = c.width;
+  j["intermediate_size"] = c.ffn_width;
+  j["out_hidden_size"] = c.out_width;
+  if (c.family == ModelFamily::kQwen25Vl) {
+    j["fullatt_block_indexes"] = c.full_attention_layers;
+    const auto whole = static_cast<int64_t>(c.tokens_per_second);
+    // transformers insists on an int.
+    if (static_cast<double>(whole) == c.tokens_per_second) {
+      j["tokens_per_second"] = whole;
+    } else {
+      j["tokens_per_second"] = c.tokens_per_second;
+    }
+    j["window_size"] = c.window_size;
+  } else {
+    j["deepstack_visual_indexes"] = c.deepstack_layers;
+    j["num_position_embeddings"] = c.num_position_embeddings;
+  }
   return j;
+}
+
+const char* ArchitectureOf(ModelFamily family) {
+  switch (family) {
+    case ModelFamily::kQwen2Vl:
+      return "Qwen2VLForConditionalGeneration";
+    case ModelFamily::kQwen25Vl:
+      return "Qwen2_5_VLForConditionalGeneration";
+    case ModelFamily::kQwen3Vl:
+      return "Qwen3VLForConditionalGeneration";
+    case ModelFamily::kQwen3VlMoe:
+      return "Qwen3VLMoeForConditionalGeneration";
+  }
+  return "";
 }
 
 }  // namespace
 
 Json ToHfConfig(const ModelConfig& c) {
-  OT_CHECK(c.family == ModelFamily::kQwen3Vl, "{}", FamilyName(c.family));
+  OT_CHECK(c.family != ModelFamily::kQwen3VlMoe, "{}", FamilyName(c.family));
   OT_CHECK(c.text.vocab_size > 0 && c.image_token_id >= 0 && c.video_token_id >= 0 &&
                c.vision_start_token_id >= 0 && c.vision_end_token_id >= 0,
            "vocabulary or special tokens are not known yet");
   Json j;
-  j["architectures"] = {"Qwen3VLForConditionalGeneration"};
+  j["architectures"] = {ArchitectureOf(c.family)};
   j["model_type"] = FamilyName(c.family);
   j["dtype"] = HfName(c.saved_dtype);
   j["image_token_id"] = c.image_token_id;
@@ -99,7 +136,7 @@ Json ToHfConfig(const ModelConfig& c) {
   j["vision_start_token_id"] = c.vision_start_token_id;
   j["vision_end_token_id"] = c.vision_end_token_id;
   j["tie_word_embeddings"] = c.text.tie_word_embeddings;
-  j["text_config"] = TextJson(c.text, HfName(c.saved_dtype));
+  j["text_config"] = TextJson(c.text, c.family, HfName(c.saved_dtype));
   j["vision_config"] = VisionJson(c.vision);
   return j;
 }

@@ -47,7 +47,7 @@ ImageProcessorConfig ImageSettings(const JobSpec& spec, const ModelConfig& model
     image.patch_size = vision.patch_size;
     image.temporal_patch_size = vision.temporal_patch_size;
     image.merge_size = vision.merge_size;
-    if (model.family == ModelFamily::kQwen3Vl || model.family == ModelFamily::kQwen3VlMoe) {
+    if (IsQwen3(model.family)) {
       // Source: preprocessor_config.json of the Qwen3-VL releases.
       image.mean = image.std = {0.5f, 0.5f, 0.5f};
       image.min_pixels = 65536;
@@ -104,10 +104,7 @@ JobInputs OpenInputs(const JobSpec& spec) {
                                                              : DecodeOptions::AlphaMode::kDrop;
   encode.decode.max_pixels = spec.data.max_image_pixels;
   PositionOptions& positions = encode.positions;
-  positions.rule = inputs.model.family == ModelFamily::kQwen3Vl ||
-                           inputs.model.family == ModelFamily::kQwen3VlMoe
-                       ? PositionRule::kQwen3Vl
-                       : PositionRule::kQwen;
+  positions.rule = IsQwen3(inputs.model.family) ? PositionRule::kQwen3Vl : PositionRule::kQwen;
   positions.merge_size = inputs.model.vision.merge_size;
   positions.image_token_id = static_cast<int32_t>(inputs.model.image_token_id);
   positions.video_token_id = static_cast<int32_t>(inputs.model.video_token_id);
@@ -137,6 +134,7 @@ LoaderOptions JobInputs::LoaderFor(const JobSpec& spec, int64_t first_index, int
   options.dp_size = dp_size;
   options.samples_per_step = spec.batch.samples;
   options.micro_batch_tokens = spec.batch.micro_batch_tokens;
+  options.pack = pack;
   options.too_long =
       spec.data.too_long == TooLong::kTruncate ? TooLongPolicy::kTruncate : TooLongPolicy::kSkip;
   options.max_bad_fraction = spec.data.max_bad_fraction;

@@ -39,16 +39,18 @@ void CheckTiedHead(const HfDirectory& directory, const std::string& embed) {
 
 }  // namespace
 
+std::string HubName(ModelFamily family, const std::string& name) {
+  if (family != ModelFamily::kQwen2Vl && family != ModelFamily::kQwen25Vl) return name;
+  std::string rest;
+  if (TakePrefix(name, "model.visual.", &rest)) return "visual." + rest;
+  if (TakePrefix(name, "model.language_model.", &rest)) return "model." + rest;
+  return name;
+}
+
 std::string FindHfName(const HfDirectory& directory, const std::string& name) {
   if (directory.Has(name)) return name;
-  std::string rest;
-  if (TakePrefix(name, "model.visual.", &rest) && directory.Has("visual." + rest)) {
-    return "visual." + rest;
-  }
-  if (TakePrefix(name, "model.language_model.", &rest) && directory.Has("model." + rest)) {
-    return "model." + rest;
-  }
-  return "";
+  const std::string old = HubName(ModelFamily::kQwen2Vl, name);
+  return directory.Has(old) ? old : "";
 }
 
 void LoadWeights(Context& ctx, const HfDirectory& directory, MultimodalModel& model) {
@@ -96,7 +98,7 @@ void SaveModel(Context& ctx, const MultimodalModel& model, const std::string& ta
     const Tensor value = params.value(id);
     for (const HfPart& part : params.spec(id).hf_parts) {
       TensorSource source;
-      source.name = part.name;
+      source.name = HubName(model.config().family, part.name);
       source.dtype = dtype;
       source.shape = part.shape;
       source.source_dtype = value.dtype;

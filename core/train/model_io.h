@@ -15,11 +15,16 @@ namespace omnitrain {
 /// another shape.
 void LoadWeights(Context& ctx, const HfDirectory& directory, MultimodalModel& model);
 
-/// Writes the values of all parameters as a Hugging Face directory, in `dtype`. Side files come
+/// Writes the values of all parameters as a Hugging Face directory, in `dtype`, under the names of
+/// the family's releases. Side files come
 /// from `side_files_from` (unchanged), or config.json is made from the model's configuration where
 /// that is empty. Whole values must be on this rank, as they are between steps.
 void SaveModel(Context& ctx, const MultimodalModel& model, const std::string& target, DType dtype,
                const std::string& side_files_from);
+
+/// The name of a parameter that transformers calls `name` in the files of a family's releases:
+/// Qwen2-VL's and Qwen2.5-VL's keep `visual...` and `model.layers...`.
+std::string HubName(ModelFamily family, const std::string& name);
 
 /// The name under which a directory holds a parameter that transformers calls `name`, or "" if it
 /// holds none.

@@ -80,9 +80,7 @@ ParitySample ReadSample(const SafetensorsFile& file, int index, const ModelConfi
 
 PositionOptions PositionOptionsOf(const ModelConfig& config) {
   PositionOptions options;
-  const bool is_qwen3 =
-      config.family == ModelFamily::kQwen3Vl || config.family == ModelFamily::kQwen3VlMoe;
-  options.rule = is_qwen3 ? PositionRule::kQwen3Vl : PositionRule::kTransformersV5;
+  options.rule = IsQwen3(config.family) ? PositionRule::kQwen3Vl : PositionRule::kTransformersV5;
   options.merge_size = config.vision.merge_size;
   options.image_token_id = static_cast<int32_t>(config.image_token_id);
   options.video_token_id = static_cast<int32_t>(config.video_token_id);

@@ -81,10 +81,10 @@ class Loader::Impl {
         mixture_(options.seed, PartsOf(sources_), options.order) {
     OT_REQUIRE(options_.samples_per_step > 0, ErrorCode::kSpec, "batch.samples: {} is not positive",
                options_.samples_per_step);
-    OT_REQUIRE(
-        options_.micro_batch_tokens > 0 && options_.micro_batch_tokens % options_.pad_multiple == 0,
-        ErrorCode::kSpec, "batch.micro_batch_tokens: {} is not a positive multiple of {}",
-        options_.micro_batch_tokens, options_.pad_multiple);
+    OT_REQUIRE(options_.micro_batch_tokens > 0 &&
+                   options_.micro_batch_tokens % options_.pack.pad_multiple == 0,
+               ErrorCode::kSpec, "batch.micro_batch_tokens: {} is not a positive multiple of {}",
+               options_.micro_batch_tokens, options_.pack.pad_multiple);
     OT_REQUIRE(options_.workers > 0, ErrorCode::kSpec, "data.workers: {} is not positive",
                options_.workers);
     OT_REQUIRE(options_.prefetch_steps >= 0, ErrorCode::kSpec,
@@ -95,10 +95,8 @@ class Loader::Impl {
       options_.end_index = mixture_.num_elements();
     }
     next_index_ = start_index_ = options_.first_index;
-    pack_.positions = encoder_->options().positions;
-    pack_.patch_dim = encoder_->options().image.patch_dim();
-    pack_.pad_multiple = options_.pad_multiple;
-    pack_.pad_token = options_.pad_token;
+    options_.pack.positions = encoder_->options().positions;
+    options_.pack.patch_dim = encoder_->options().image.patch_dim();
     pool_ = std::make_unique<WorkerPool>(options_.workers);
     for (int i = 0; i <= options_.prefetch_steps; ++i) StartStep();
   }
@@ -242,7 +240,7 @@ class Loader::Impl {
         first_patch += sample.num_patches();
         samples.push_back(&sample);
       }
-      batch.micro_batches.push_back(BuildMicroBatch(samples, pack_));
+      batch.micro_batches.push_back(BuildMicroBatch(samples, options_.pack));
     }
   }
 
@@ -251,8 +249,8 @@ class Loader::Impl {
     const EncodedSample& sample = step->slots[owned.slot].sample;
     MicroBatch& batch = step->batch.micro_batches[owned.micro_batch];
     try {
-      encoder_->DecodePixels(sample,
-                             batch.items.patches.data() + owned.first_patch * pack_.patch_dim);
+      encoder_->DecodePixels(
+          sample, batch.items.patches.data() + owned.first_patch * options_.pack.patch_dim);
       OrderPatches(owned.first_patch, sample.num_patches(), &batch.items);
     } catch (const Error& e) {
       if (e.code() != ErrorCode::kData) return step->Fail(owned.slot, std::current_exception());
@@ -305,7 +303,6 @@ class Loader::Impl {
   std::vector<LoaderSource> sources_;
   std::shared_ptr<const SampleEncoder> encoder_;
   Mixture mixture_;
-  PackOptions pack_;
   std::deque<std::shared_ptr<Step>> steps_;  // started, in order
   int64_t num_started_ = 0;
   int64_t start_index_ = 0;  // of the next step to start

@@ -28,10 +28,9 @@ struct LoaderOptions {
   int dp_rank = 0;
   int dp_size = 1;
   int64_t samples_per_step = 0;       // over all ranks; bad ones count, and are not replaced
-  int64_t micro_batch_tokens = 4096;  // rows, a multiple of pad_multiple
+  int64_t micro_batch_tokens = 4096;  // rows, a multiple of pack.pad_multiple
   TooLongPolicy too_long = TooLongPolicy::kSkip;
-  int pad_multiple = 1;  // of the rows of a micro_batch
-  int32_t pad_token = 0;
+  PackOptions pack;                // positions and patch_dim are the encoder's
   double max_bad_fraction = 0.01;  // of the samples seen, once they are kGraceSamples
   int workers = 2;                 // threads
   int prefetch_steps = 2;          // steps that are prepared ahead

@@ -88,6 +88,24 @@ expect(on.losses()[0] < base.losses()[0] * 0.9, "the exported weights are the tr
 half = run(["export", w.path("run"), "--to", w.path("hf16"), "--dtype", "bf16"])
 expect(half.code == 0 and os.path.getsize(w.path("hf16/model.safetensors")) < 0.6 * os.path.getsize(w.path("hf/model.safetensors")), "bf16 export", half)
 
+# The older families train from `model.arch`, and from what they export.
+TOWERS = {"qwen2_vl": "{depth: 2, embed_dim: 32, num_heads: 2, mlp_ratio: 2, patch_size: 16, spatial_merge_size: 2}",
+          "qwen2_5_vl": "{depth: 2, hidden_size: 32, num_heads: 2, intermediate_size: 44, patch_size: 16, spatial_merge_size: 2, "
+                        "window_size: 32, fullatt_block_indexes: [1], tokens_per_second: 2}"}
+for family, tower in TOWERS.items():
+    text = ("{hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, intermediate_size: 48, "
+            "max_position_embeddings: 512, rope_parameters: {rope_theta: 10000.0, mrope_section: [2, 1, 1]}}")
+    arch = f"model.arch={{family: {family}, tie_word_embeddings: true, text: {text}, vision: {tower}}}"
+    one = w.train("model.arch=null", arch, f"run.out={w.dir}/{family}", "checkpoint.hf_export=true")
+    expect(one.code == 0 and len(one.losses()) == 6 and one.losses()[-1] < one.losses()[0] * 0.9, f"{family} trains", one)
+    two = w.train("model.arch=null", arch, f"run.out={w.dir}/{family}-2", ranks=2)
+    expect(two.code == 0 and close(two.losses(), one.losses(), 1e-9), f"{family} on two ranks", two)
+    exported = run(["export", w.path(family), "--to", w.path(family + "-hf")])
+    header, _ = read_safetensors(w.path(family + "-hf/model.safetensors"))
+    expect(exported.code == 0 and "visual.merger.ln_q.weight" in header and "model.layers.0.self_attn.q_proj.bias" in header, f"names of {family}'s export", exported)
+    on = w.train("model.arch=null", f"model.hf={w.dir}/{family}-hf", f"run.out={w.dir}/{family}-on", "run.steps=1", "optim.warmup_steps=0")
+    expect(on.code == 0 and on.losses()[0] < one.losses()[0] * 0.9, f"{family} trains on from its export", on)
+
 # A signal: saved, exit code 128 + n, resumable.
 for ranks in (0, 2):
     out = w.path(f"signal{ranks}")

@@ -56,6 +56,35 @@ TEST_CASE("Two samples and padding, row by row") {
   CHECK(batch.items.num_merged_rows() == 2);
 }
 
+TEST_CASE("Merged cells go window by window, patches and rows with them") {
+  // 3 x 5 cells in windows of 2 x 2: whole ones, two of one row, one of one column, a corner.
+  const Ints expected{0, 1, 5, 6, 2, 3, 7, 8, 4, 9, 10, 11, 12, 13, 14};
+  Ints ids(16, kImage);
+  ids[0] = 1;
+  const EncodedSample text = Sample(0, {1, kImage}, {0, 0}, {{1, 2, 2}});
+  const EncodedSample sample = Sample(1, ids, std::vector<uint8_t>(16, 0), {{1, 6, 10}});
+  PackOptions options = Options();
+  options.window_cells = 2;
+  MicroBatch batch = BuildMicroBatch({&text, &sample}, options);
+  const MicroBatch plain = BuildMicroBatch({&text, &sample}, Options());
+  ItemBatch& items = batch.items;
+  CHECK(items.cu_seqlens == plain.items.cu_seqlens);
+  CHECK(items.window_cu_seqlens == Ints{0, 4, 20, 36, 44, 52, 60, 64});
+  CHECK(plain.items.raster_rows.empty());
+  REQUIRE(items.raster_rows.size() == 16);
+  for (size_t i = 0; i < items.patches.size(); ++i) items.patches[i] = static_cast<float>(i);
+  OrderPatches(4, 60, &items);
+  for (size_t cell = 0; cell < 16; ++cell) {
+    const size_t from = cell == 0 ? 0 : static_cast<size_t>(expected[cell - 1]) + 1;
+    CHECK(items.raster_rows[cell] == static_cast<int32_t>(from));
+    CHECK(batch.item_rows[cell] == plain.item_rows[from]);
+    for (size_t i = 0; i < 8; ++i) {
+      CHECK(items.coordinates[8 * cell + i] == plain.items.coordinates[8 * from + i]);
+      CHECK(items.patches[8 * cell + i] == static_cast<float>(8 * from + i));
+    }
+  }
+}
+
 TEST_CASE("Items of several samples follow each other; frames are segments") {
   const EncodedSample a =
       Sample(0, {kImage, 1, kImage, kImage}, {0, 1, 0, 0}, {{1, 2, 2}, {1, 4, 2}});
