@@ -31,7 +31,7 @@ class Result:
 def start(args, ranks=0, env=None, prefix=()):
     """Starts the binary; `ranks` > 0 goes through mpirun."""
     command = [*prefix, BINARY, *args] if ranks == 0 else [MPI_TEST, str(ranks), BINARY, *args]
-    full = dict(os.environ, OMP_NUM_THREADS="1", **(env or {}))
+    full = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=full)
 
 
