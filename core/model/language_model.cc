@@ -97,8 +97,8 @@ LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, Los
   a.labels = carver.Take(DType::kI32, {M});
   if (!batch.loss_weights.empty()) a.weights = carver.Take(DType::kF32, {M});
   a.item_rows = carver.Take(DType::kI32, {a.num_item_rows});
-  a.sequence.cos = carver.Take(dtype, {T, config_.head_dim / 2});
-  a.sequence.sin = carver.Take(dtype, {T, config_.head_dim / 2});
+  a.sequence.cos = carver.Take(StatsDType(dtype), {T, config_.head_dim / 2});
+  a.sequence.sin = carver.Take(StatsDType(dtype), {T, config_.head_dim / 2});
   a.sequence.segments = CarveSegments(carver, batch.cu_seqlens);
   a.stack = stack_.Carve(carver, T, 0, config_.num_layers, recompute);
   a.final_norm = final_norm_.Carve(carver, {T});

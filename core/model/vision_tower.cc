@@ -186,8 +186,8 @@ VisionActivations VisionTower::Carve(Carver& carver, const ItemBatch& items,
     a.pos_index = carver.Take(DType::kI32, {P, 4});
     a.pos_weight = carver.Take(dtype, {P, 4});
   }
-  a.sequence.cos = carver.Take(dtype, {P, config_.head_dim() / 2});
-  a.sequence.sin = carver.Take(dtype, {P, config_.head_dim() / 2});
+  a.sequence.cos = carver.Take(StatsDType(dtype), {P, config_.head_dim() / 2});
+  a.sequence.sin = carver.Take(StatsDType(dtype), {P, config_.head_dim() / 2});
   a.sequence.segments = CarveSegments(carver, items.cu_seqlens);
   if (config_.window_size > 0) a.sequence.windows = CarveSegments(carver, items.window_cu_seqlens);
   a.stack = stack_.Carve(carver, P, 0, config_.depth, recompute);

@@ -17,8 +17,8 @@ OpCase RopeCase(const std::string& label, int64_t rows, int64_t heads, int64_t h
   OpCase c;
   c.op = "rope";
   c.label = label;
-  c.Add(Input("cos", table, Fill::List(cosines)).Moves(1, 1));
-  c.Add(Input("sin", table, Fill::List(sines)).Moves(1, 1));
+  c.Add(Input("cos", table, Fill::List(cosines)).Type(OperandType::kMainGrad).Moves(1, 1));
+  c.Add(Input("sin", table, Fill::List(sines)).Type(OperandType::kMainGrad).Moves(1, 1));
   c.Add(InOut("x", shape).Pad(pad).Seed("dx").Grad("dx").Moves(2, 0));
   c.Add(GradOut("dx", shape, true).Pad(pad).Moves(0, 2));
   c.forward = [](Context& ctx, const CaseRun& t) {

@@ -12,8 +12,9 @@ void ApplyRope(Context& ctx, const Tensor& cos, const Tensor& sin, RopeDirection
            Describe(x));
   const Shape table = {x.shape[0], x.shape[2] / 2};
   CheckOperand(ctx, "rope", "x", x, x.dtype, x.shape);
-  CheckOperand(ctx, "rope", "cos", cos, x.dtype, table);
-  CheckOperand(ctx, "rope", "sin", sin, x.dtype, table);
+  const DType table_dtype = x.dtype == DType::kF64 ? DType::kF64 : DType::kF32;
+  CheckOperand(ctx, "rope", "cos", cos, table_dtype, table);
+  CheckOperand(ctx, "rope", "sin", sin, table_dtype, table);
   if constexpr (kHasCuda) {
     if (ctx.is_cuda()) return cuda::ApplyRope(ctx, cos, sin, direction, x);
   }

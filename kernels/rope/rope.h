@@ -9,7 +9,8 @@ namespace omnitrain {
 // Rotary position embedding in the rotate-half form: pairs (j, j + K/2) turn by the angle of
 // frequency j. Source: Su et al. 2021, eq. 34; multi-axis positions (M-RoPE): Wang et al. 2024
 // (Qwen2-VL), section 2.1. Tables are computed on the host in f32 whatever the precision, as
-// transformers does, and stored as cos, sin [T, K/2] in the compute dtype.
+// transformers does, and kept so as cos, sin [T, K/2] for bf16 too (f64 for f64): a rounded angle
+// would be one error more in every q and k.
 
 /// Which of the three position rows (time, height, width) drives frequency j of an LLM head.
 enum class MropeLayout {
@@ -43,7 +44,8 @@ void BuildVisionRopeTables(int head_dim, double theta, const int32_t* coordinate
 enum class RopeDirection { kForward, kBackward };
 
 /// Turns x in place by +angle (forward) or -angle (backward: the transpose of the rotation).
-/// Shapes: x [T, H, K], dim 0 may be strided; cos, sin [T, K/2].
+/// Shapes: x [T, H, K], dim 0 may be strided; cos, sin [T, K/2].  Dtype: x the compute dtype; cos,
+/// sin and the arithmetic f32 (f64 for f64).
 void ApplyRope(Context& ctx, const Tensor& cos, const Tensor& sin, RopeDirection direction,
                Tensor x);
 
