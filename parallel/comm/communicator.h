@@ -79,7 +79,8 @@ class CommHandle {
 /// was waited for; zero elements are legal. f32 f64 i32 i64 u8 bf16; bf16 is summed in fp32 and
 /// rounded once, f16 only moves. Collective: all ranks of the group make the same calls in the same
 /// order. Sends match receives of the same pair and tag in order, whatever collectives are under
-/// way. Deterministic: equal layouts give equal bits, whatever the timing. A sum is rank 0 + rank 1
+/// way. NCCL knows no tags: who is to run over it receives from a peer in the order that it sends.
+/// Deterministic: equal layouts give equal bits, whatever the timing. A sum is rank 0 + rank 1
 /// + ... in that order, over NCCL in an order of NCCL's own.
 /// A group of one rank moves nothing.
 /// Threads: one thread per rank makes all calls of all its communicators.

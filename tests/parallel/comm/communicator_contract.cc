@@ -142,13 +142,14 @@ void Broadcasts(Communicator& c) {
   }
 }
 
-void SendsAndReceives(Communicator& c) {
+/// Three messages to the next rank, two of them with one tag. `in_order`: received as they were
+/// sent; else the middle one is taken first, by its tag.
+void SendsAndReceives(Communicator& c, bool in_order) {
   if (c.size() == 1) return;
   TestWorld world(c);
   CaseStream stream;
   const int next = (c.rank() + 1) % c.size(), previous = (c.rank() + c.size() - 1) % c.size();
   for (int64_t count : kCounts) {
-    // Two tags, received in the other order; two messages of one tag, which keep their order.
     std::vector<float> a(static_cast<size_t>(count), 1.0f + static_cast<float>(c.rank()));
     std::vector<float> b(static_cast<size_t>(count), 100.0f + static_cast<float>(c.rank()));
     std::vector<float> a2(static_cast<size_t>(count), 200.0f + static_cast<float>(c.rank()));
@@ -156,10 +157,17 @@ void SendsAndReceives(Communicator& c) {
     CommHandle send_a = c.Send(Of(a), next, 7, stream);
     CommHandle send_b = c.Send(Of(b), next, Communicator::kMaxTag, stream);
     CommHandle send_a2 = c.Send(Of(a2), next, 7, stream);
-    c.Recv(Of(got_b), previous, Communicator::kMaxTag, stream).Wait(stream);
-    CommHandle first = c.Recv(Of(got_a), previous, 7, stream);
+    CommHandle middle, first;
+    if (in_order) {
+      first = c.Recv(Of(got_a), previous, 7, stream);
+      middle = c.Recv(Of(got_b), previous, Communicator::kMaxTag, stream);
+    } else {
+      c.Recv(Of(got_b), previous, Communicator::kMaxTag, stream).Wait(stream);
+      first = c.Recv(Of(got_a), previous, 7, stream);
+    }
     CommHandle second = c.Recv(Of(got_a2), previous, 7, stream);
     first.Wait(stream);
+    middle.Wait(stream);
     second.Wait(stream);
     send_a.Wait(stream);
     send_b.Wait(stream);
@@ -320,7 +328,8 @@ const std::vector<ContractCase>& CommunicatorContract() {
       {kNanMaxima, KeepsNanInMaxima},
       {"gathers", Gathers},
       {"broadcasts", Broadcasts},
-      {"messages", SendsAndReceives},
+      {"messages", [](Communicator& c) { SendsAndReceives(c, true); }},
+      {kTagsOutOfOrder, [](Communicator& c) { SendsAndReceives(c, false); }},
       {"all to all", AllToAllWithEmptyShares},
       {"waits in any order", WaitsInAnyOrder},
       {"dropped handles", DroppedHandlesTakePart},

@@ -13,8 +13,9 @@ struct ContractCase {
   std::function<void(Communicator&)> run;
 };
 
-/// The one case that NCCL does not keep.
+/// The cases that NCCL does not keep.
 inline const char kNanMaxima[] = "NaN is the largest";
+inline const char kTagsOutOfOrder[] = "messages received by tag, out of order";
 
 /// What every Communicator must do, run as the ranks of its group, for any number of ranks.
 /// Failures are exceptions on every rank.

@@ -32,7 +32,10 @@ void RunContract(Transport transport) {
                             *gpu.device, /*has_messages=*/true);
   DeviceTensorCommunicator world(*comm, *gpu.device, *gpu.stream);
   for (const ContractCase& contract : CommunicatorContract()) {
-    if (transport == Transport::kNccl && contract.name == kNanMaxima) continue;
+    if (transport == Transport::kNccl &&
+        (contract.name == kNanMaxima || contract.name == kTagsOutOfOrder)) {
+      continue;
+    }
     INFO(contract.name);
     REQUIRE_NOTHROW(contract.run(world));
   }
