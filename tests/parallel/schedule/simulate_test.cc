@@ -141,6 +141,31 @@ TEST_CASE("Spans of a small pipeline, by hand") {
   REQUIRE(s.ranks[1].communication_ns == 6);
 }
 
+TEST_CASE("Encoders wait for the gradients of every stage that took their rows, by hand") {
+  PipelineParams params = Params(PipelineKind::kOneFOneB, 2, 1, 1);
+  params.encoders = {{"vit", true, true, 1}};
+  CommunicationParams communication;
+  communication.consumer_stages = {0, 1};
+  communication.costs = CostsOf({10, 20, 20, 3});
+  const Schedule schedule = AddCommunication(BuildPipeline(params), communication);
+  REQUIRE(ToString(schedule.ranks[0]) ==
+          "vit:F0 RESHARD_F0 RESHARD_F0@1 llm:F0 llm:SEND_F0 llm:RECV_B0 RESHARD_B0@1 llm:B0 "
+          "RESHARD_B0 vit:B0 REDUCE_GRAD STEP");
+  const Simulation s = Simulate(schedule, communication.costs);
+  REQUIRE(s.spans[0] == std::vector<SimulatedSpan>{{0, 10},
+                                                   {10, 13},
+                                                   {13, 16},
+                                                   {13, 23},
+                                                   {23, 26},
+                                                   {76, 79},
+                                                   {79, 82},
+                                                   {79, 119},
+                                                   {119, 122},
+                                                   {122, 162},
+                                                   {162, 165},
+                                                   {165, 168}});
+}
+
 // Two ranks of 1F1B have one micro-batch to spare for the way there and back, so that one transfer
 // a micro-batch shows, and two at the ends. A receive posted late would make it two.
 TEST_CASE("Transfers run beside compute") {
