@@ -50,6 +50,12 @@ std::string ToString(const Schedule& schedule);
 /// Errors: kSpec naming the line or the token.
 Schedule ParseSchedule(const std::string& text);
 
+/// Activations of the LLM, counted in (stage, micro_batch), that a rank may hold at once.
+struct LiveLimit {
+  int until_input_grad = 0;   // from F to B or I
+  int until_weight_grad = 0;  // from F to B or W
+};
+
 struct GradientAccumulationParams {
   int num_micro_batches = 1;
   /// In the order they run; names only tell them apart.

@@ -168,17 +168,24 @@ TEST_CASE("Two stages on two ranks are a valid schedule too") {
       "rank 0: vit:F0 RESHARD_F0 llm:F0 llm:SEND_F0 vit:F1 RESHARD_F1 llm:F1 llm:SEND_F1 "
       "llm:RECV_B0 llm:B0 RESHARD_B0 vit:B0 llm:RECV_B1 llm:B1 RESHARD_B1 vit:B1 REDUCE_GRAD "
       "STEP\n"
-      "rank 1: llm:1RECV_F0 llm:1F0 llm:1B0 llm:1SEND_B0 llm:1RECV_F1 llm:1F1 llm:1B1 "
+      "rank 1: llm:1RECV_F0 llm:1F0 llm:1RECV_F1 llm:1B0 llm:1SEND_B0 llm:1F1 llm:1B1 "
       "llm:1SEND_B1 REDUCE_GRAD STEP\n";
   REQUIRE(ToString(ParseSchedule(text)) == text);
   REQUIRE_NOTHROW(Validate(ParseSchedule(text)));
   std::string wrong = text;
   wrong.replace(wrong.find("llm:1B0 llm:1SEND_B0"), 20, "llm:1SEND_B0 llm:1B0");
   REQUIRE_THROWS_WITH(Validate(ParseSchedule(wrong)),
-                      "schedule rank 1 op 2 llm:1SEND_B0: no B of its own before it");
+                      "schedule rank 1 op 3 llm:1SEND_B0: no B of its own before it");
   wrong = text;
   wrong.replace(wrong.find("llm:RECV_B0 llm:B0"), 18, "llm:B0 llm:RECV_B0");
   REQUIRE_THROWS_AS(Validate(ParseSchedule(wrong)), Error);
+  // Rank 0 sends F1 before it receives B0, rank 1 the other way round.
+  wrong = text;
+  const std::string early = "llm:1RECV_F1 llm:1B0 llm:1SEND_B0";
+  wrong.replace(wrong.find(early), early.size(), "llm:1B0 llm:1SEND_B0 llm:1RECV_F1");
+  REQUIRE_THROWS_WITH(Validate(ParseSchedule(wrong)),
+                      "schedule rank 0 op 7 llm:SEND_F1: deadlock: llm:SEND_F1 (rank 0 op 7) waits "
+                      "for llm:RECV_B0 (rank 0 op 8) waits for it");
 }
 
 /// Writes down what it runs; fails at one op.
