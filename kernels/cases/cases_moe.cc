@@ -79,8 +79,9 @@ OpCase RouteCase(int64_t num_tokens, int64_t num_experts, int64_t top_k, int64_t
   c.label = fmt::format("T={} E={} K={}{}{}{}", num_tokens, num_experts, top_k,
                         kind == MoeWeights::kNormalized ? " normalized" : "",
                         ties == Ties::kPairs ? " ties" : "", pad ? " strided" : "");
-  // Absolute, so that ids and counts are held to the last digit.
-  c.f32_abs = 1e-5;
+  // Absolute, so that ids and counts are held to the last digit; sums of probabilities are about
+  // T / E.
+  c.f32_abs = 1e-5 + 1e-6 * static_cast<double>(num_tokens) / static_cast<double>(num_experts);
   c.Add(
       Input("logits", {num_tokens, num_experts}, Fill::List(Logits(num_tokens, num_experts, ties)))
           .Pad(pad)
