@@ -16,6 +16,7 @@ const std::vector<OpCase>& AllOpCases() {
     AddGemmCases(cases);
     AddAttentionCases(cases);
     AddCrossEntropyCases(cases);
+    AddMoeCases(cases);
     return cases;
   }();
   return *kCases;
@@ -27,6 +28,7 @@ std::vector<OpCase> RandomOpCases(uint64_t seed, int rounds) {
   for (int i = 0; i < rounds; ++i) {
     AddRandomGemmCases(draw, &cases);
     AddRandomCrossEntropyCases(draw, &cases);
+    AddRandomMoeCases(draw, &cases);
   }
   return cases;
 }

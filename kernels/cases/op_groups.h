@@ -17,10 +17,12 @@ void AddOptimizerCases(std::vector<OpCase>* cases);
 void AddGemmCases(std::vector<OpCase>* cases);
 void AddAttentionCases(std::vector<OpCase>* cases);
 void AddCrossEntropyCases(std::vector<OpCase>* cases);
+void AddMoeCases(std::vector<OpCase>* cases);
 
 // Each appends a case of every op of its group on shapes that are drawn.
 
 void AddRandomGemmCases(RandomShapes& draw, std::vector<OpCase>* cases);
 void AddRandomCrossEntropyCases(RandomShapes& draw, std::vector<OpCase>* cases);
+void AddRandomMoeCases(RandomShapes& draw, std::vector<OpCase>* cases);
 
 }  // namespace omnitrain
