@@ -27,8 +27,9 @@ class WholeModel {
     options.bucket_elements = 500;
     params().Allocate(*cpu_.device, options);
     FillWithNoise(params(), 3);
-    batches_ = {TinyBatch(model_.config(), {{{{1, 2, 6}}, 1, 3}, {{}, 3, 2}, {{{1, 6, 10}}, 2, 5}}, 4),
-                TinyBatch(model_.config(), {{{{1, 2, 2}, {1, 10, 2}}, 0, 4}}, 5)};
+    batches_ = {
+        TinyBatch(model_.config(), {{{{1, 2, 6}}, 1, 3}, {{}, 3, 2}, {{{1, 6, 10}}, 2, 5}}, 4),
+        TinyBatch(model_.config(), {{{{1, 2, 2}, {1, 10, 2}}, 0, 4}}, 5)};
     if (has_loss_weights) {
       for (MicroBatch& batch : batches_) {
         for (int64_t i = 0; i < batch.num_tokens(); ++i) {
@@ -151,7 +152,8 @@ TEST_CASE("gradients next to frozen parts") {
     INFO(params.spec(id).name);
     CHECK(static_cast<bool>(params.grad(id)) == !params.is_frozen(id));
     if (params.is_frozen(id)) continue;
-    const double *got = params.grad(id).ptr<double>(), *want = trained.params().grad(id).ptr<double>();
+    const double *got = params.grad(id).ptr<double>(),
+                 *want = trained.params().grad(id).ptr<double>();
     // What is frozen changes what is computed, never its value.
     CHECK(std::equal(got, got + params.grad(id).num_elements(), want));
   }
