@@ -35,8 +35,13 @@ ParamId ParamStore::Add(ParamSpec spec) {
     covered += part.num_rows;
     int64_t elements = 1;
     for (int64_t d : part.shape) elements *= d;
-    OT_CHECK(elements == part.num_rows * spec.shape.row_elements(), "{}: {} has {} elements",
-             spec.name, part.name, elements);
+    const int64_t rows = part.shape.empty() ? 0 : part.shape[0];
+    const int64_t columns = rows > 0 ? elements / rows : 0;
+    OT_CHECK(part.first_row >= 0 && part.first_row + part.num_rows <= rows &&
+                 part.first_column >= 0 && part.first_column + spec.shape.row_elements() <= columns,
+             "{}: rows [{}, +{}) and columns [{}, +{}) of {}, which has {} x {}", spec.name,
+             part.first_row, part.num_rows, part.first_column, spec.shape.row_elements(), part.name,
+             rows, columns);
   }
   OT_CHECK(covered == spec.shape[0], "{}: parts cover {} of {} rows", spec.name, covered,
            spec.shape[0]);

@@ -13,19 +13,34 @@ const char* ParamGroupName(ParamGroup group);  // "vision", "projector", "llm"
 
 enum class ParamInit : uint8_t { kNormal, kZero, kOne };
 
-/// How rows of a parameter are named in a Hugging Face directory. A fused projection has several
-/// parts.
+/// How rows of a parameter are named in a Hugging Face directory, and which part of the tensor
+/// there they are. A fused projection has several parts. The stored tensor counts as a matrix of
+/// shape[0] rows; this rank holds rows [first_row, first_row + num_rows) of it and, of these,
+/// columns from first_column on, as many as a row of the parameter has.
 struct HfPart {
   std::string name;
-  int64_t row_begin = 0, num_rows = 0;
-  std::vector<int64_t> shape;  // as stored there: patch_embed.proj.weight has five dims
+  int64_t row_begin = 0, num_rows = 0;  // rows of the parameter
+  std::vector<int64_t> shape;  // the whole as stored: patch_embed.proj.weight has five dims
+  int64_t first_row = 0, first_column = 0;
 };
+
+/// Which ranks hold the same elements of a parameter: they sum its gradients and share its
+/// optimizer state.
+enum class ParamSharing : uint8_t {
+  kSlice,    // one tp slice of a layer: its dp x cp
+  kWhole,    // the same on all tp ranks (norms, the router, encoders): dp x cp x tp
+  kKvHeads,  // a kv head that several tp ranks hold: dp x cp x (tp / kv heads)
+  kTied,     // embeddings that the first and the last stage hold: dp x cp x these two
+  kExperts,  // some experts of a layer: dp x cp x tp / ep
+};
+constexpr int kNumParamSharings = 5;
 
 struct ParamSpec {
   std::string name;  // ours, global: "llm.layers.3.qkv.weight"
   Shape shape;       // [D] or [out, in]
   ParamGroup group = ParamGroup::kLlm;
   ParamInit init = ParamInit::kNormal;
+  ParamSharing sharing = ParamSharing::kSlice;
   std::vector<HfPart> hf_parts;  // cover the rows exactly once
 };
 
