@@ -4,24 +4,38 @@
 #include <vector>
 
 #include "core/model/config.h"
+#include "core/model/llm_place.h"
 #include "core/model/transformer_stack.h"
 #include "data/batch/batch.h"
+#include "parallel/shard/row_split.h"
 
 namespace omnitrain {
 
-/// What a forward of the LLM leaves for its backward, its inputs on the device included.
+/// The rows of a micro-batch that an encoder fills and one rank holds.
+struct LocalItems {
+  std::vector<int32_t> encoder_rows;  // [Nl] which of MicroBatch::item_rows, ascending
+  std::vector<int32_t> rows;          // [Nl] where each goes among the rank's Tl rows
+};
+
+/// What a forward of one stage leaves for its backward, its inputs on the device included.
 struct LlmActivations {
-  int64_t num_tokens = 0, num_item_rows = 0;
-  Tensor embed_ids;  // [T] int32, -1 in rows that an encoder fills
-  Tensor loss_rows;  // [M] int32, the rows with a label
+  int stage = 0;
+  int64_t num_rows = 0;  // Tl, of the residual on this rank
+  int64_t num_item_rows = 0;
+  Tensor embed_ids;  // first stage: [T] int32, -1 in rows that an encoder fills
+  Tensor loss_rows;  // last stage: [M] int32, the rows with a label
   Tensor labels;     // [M] int32
   Tensor weights;    // [M] f32 or absent
-  Tensor item_rows;  // [N] int32
+  Tensor item_rows;  // [Nl] int32; where features are taken
   SequenceInputs sequence;
   StackActivations stack;
   NormStats final_norm;
-  Tensor hidden;    // [T, D] after the final norm
-  Tensor d_hidden;  // [T, D] its gradient, made with the loss; absent for evaluation
+  Tensor hidden;    // last stage: [Tl, D] after the final norm
+  Tensor d_hidden;  // [Tl, D] its gradient, made with the loss; absent for evaluation
+
+  /// [Tl, D]: what the stage before sends, and what this one hands on.
+  Tensor input() const { return stack.input(); }
+  Tensor output() const { return stack.out; }
 };
 
 enum class LossMode {
@@ -30,29 +44,53 @@ enum class LossMode {
   kGradients  // training: the head's gradients are made in the forward
 };
 
-/// Embedding, decoder, final norm, head and loss. Encoder features replace (feature 0) and join
-/// (deep-stack) its rows.
+/// Embedding, decoder, final norm, head and loss, or the part of them that a place in the layout
+/// holds. Encoder features replace (feature 0) and join (deep-stack: feature k + 1 behind layer k)
+/// its rows.
+/// Sizes, with T the rows of a micro-batch, padded: Tc = T / cp rows of the sequence are on this
+/// rank when it attends, Tl = Tc / tp between (RowsAt says which).
+/// Collective over the place's groups: Forward, Backward, Logits.
 class LanguageModel {
  public:
-  LanguageModel(ParamStore* params, const TextConfig& config);
+  LanguageModel(ParamStore* params, const TextConfig& config, const LlmPlace& place = {});
 
   const TextConfig& config() const { return config_; }
+  const LlmPlace& place() const { return place_; }
   const TransformerStack& stack() const { return stack_; }
+  LayerRange LayersOf(int stage) const { return place_.LayersOf(stage, config_.num_layers); }
 
-  LlmActivations Carve(Carver& carver, const MicroBatch& batch, LossMode mode,
+  /// The Tl rows of the padded sequence that a rank holds of the residual, in its order. Rows from
+  /// batch.num_tokens() on are padding. The same on all ranks.
+  RowRuns RowsAt(const MicroBatch& batch, int cp_rank, int tp_rank) const;
+  LocalItems ItemsAt(const MicroBatch& batch, int cp_rank, int tp_rank) const;
+  /// Whether feature k is taken by layers of `stage`.
+  bool TakesFeature(int stage, int feature) const;
+
+  LlmActivations Carve(Carver& carver, const MicroBatch& batch, int stage, LossMode mode,
                        Recompute recompute = Recompute::kNone) const;
   void Upload(Context& ctx, const MicroBatch& batch, LlmActivations* acts) const;
-  /// loss_sum [1] f64 += the (weighted) sum over labels of -log p; absent with kNone.
-  /// features[k] [N, D]: in the order of item_rows.
+  /// From acts.input(), which the first stage embeds itself, to acts.output(). Last stage:
+  /// loss_sum [1] f64 += the (weighted) sum over this rank's labels of -log p; absent with kNone.
+  /// Over tp, rank 0 alone adds.
+  /// features[k] [Nl, D]: in the order of ItemsAt; those that the stage does not take may be
+  /// absent.
   void Forward(Context& ctx, const LlmActivations& acts, const std::vector<Tensor>& features,
                LossMode mode, Tensor loss_sum) const;
-  /// Adds all weight gradients; writes d_features[k] [N, D].  Gradients are of the loss sum,
-  /// unscaled. `on_layer_done`: see StackHooks::after_weight_grad.
-  void Backward(Context& ctx, const LlmActivations& acts, const std::vector<Tensor>& d_features,
-                Carver temp, const std::function<void(int)>& on_layer_done = nullptr) const;
-  void CarveTemporaries(Carver& carver, int64_t num_tokens) const;
 
-  /// logits [R, V] of rows [begin, begin + R) after a forward in any mode.
+  /// One set of temporaries for kBoth; for kInput a set per layer, which kWeight needs later.
+  std::vector<LayerGradients> CarveGradients(Carver& carver, const MicroBatch& batch, int stage,
+                                             BackwardPart part) const;
+  /// kBoth, or first kInput and later kWeight, which makes the weight gradients of the layers
+  /// alone. d [Tl, D]: the gradient at the stage's output, which the last stage makes itself,
+  /// becomes the one at its input. Writes d_features[k] [Nl, D] of the features that the stage
+  /// takes. Gradients are of the loss sum, unscaled. `on_layer_done`: see
+  /// StackHooks::after_weight_grad.
+  void Backward(Context& ctx, const LlmActivations& acts, const std::vector<LayerGradients>& grads,
+                BackwardPart part, const std::vector<Tensor>& d_features, Tensor d,
+                const std::function<void(int)>& on_layer_done = nullptr) const;
+
+  /// logits [R, V] of rows [begin, begin + R) of this rank, after a forward of the last stage in
+  /// any mode.
   void Logits(Context& ctx, const LlmActivations& acts, int64_t begin, Tensor logits) const;
 
   /// Of one forward over samples of these lengths; `num_loss_tokens` rows pass the head.
@@ -62,8 +100,10 @@ class LanguageModel {
   const Tensor& HeadWeight() const { return params_->value(head_ >= 0 ? head_ : embed_); }
 
   TextConfig config_;
+  LlmPlace place_;
   ParamStore* params_;
-  ParamId embed_ = -1, head_ = -1;  // no head of its own when tied
+  // Absent (-1) where the place does not hold them; no head of its own when tied.
+  ParamId embed_ = -1, head_ = -1;
   TransformerStack stack_;
   Norm final_norm_;
 };

@@ -23,6 +23,9 @@ Linear::Linear(ParamStore* params, const Config& config)
   weight.name = config.name + ".weight";
   weight.shape = {out_features_, in_features_};
   weight.group = bias.group = config.group;
+  // Encoders are the same on all tp ranks.
+  weight.sharing = bias.sharing =
+      config.group == ParamGroup::kLlm ? ParamSharing::kSlice : ParamSharing::kWhole;
   weight_ = params->Add(std::move(weight));
   if (config.has_bias) {
     bias.name = config.name + ".bias";
@@ -56,6 +59,7 @@ Norm::Norm(ParamStore* params, NormKind kind, const std::string& name, ParamGrou
     spec.shape = {width};
     spec.group = group;
     spec.init = init;
+    spec.sharing = ParamSharing::kWhole;
     spec.hf_parts = {{hf_prefix + suffix, 0, width, {width}}};
     return params->Add(std::move(spec));
   };

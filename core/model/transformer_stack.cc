@@ -9,11 +9,17 @@
 namespace omnitrain {
 
 TransformerStack::TransformerStack(ParamStore* params, const StackConfig& config,
-                                   const StackNames& names)
+                                   const StackNames& names, const std::vector<LayerRange>& held)
     : config_(config), params_(params) {
   const StackConfig& c = config_;
   const int64_t q_width = c.num_heads * c.head_dim, kv_width = c.num_kv_heads * c.head_dim;
+  layers_.resize(static_cast<size_t>(c.num_layers));
+  const auto is_held = [&](int i) {
+    return std::any_of(held.begin(), held.end(),
+                       [i](const LayerRange& r) { return i >= r.begin && i < r.end; });
+  };
   for (int i = 0; i < c.num_layers; ++i) {
+    if (!is_held(i)) continue;
     const std::string ours = fmt::format("{}.layers.{}.", c.name, i);
     const std::string theirs = fmt::format("{}{}.", names.layers, i);
     const auto norm = [&](NormKind kind, const char* name, const std::string& hf, int64_t width) {
@@ -45,7 +51,7 @@ TransformerStack::TransformerStack(ParamStore* params, const StackConfig& config
     layer.down = linear("down", c.ffn, {{names.down, c.width}}, c.has_mlp_bias);
     layer.is_windowed =
         std::find(c.full_layers.begin(), c.full_layers.end(), i) == c.full_layers.end();
-    layers_.push_back(std::move(layer));
+    layers_[static_cast<size_t>(i)] = std::move(layer);
   }
 }
 

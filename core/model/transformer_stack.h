@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/model/layers.h"
+#include "core/model/llm_place.h"
 #include "kernels/activation/activation.h"
 #include "kernels/attention/attention.h"
 
@@ -106,7 +107,10 @@ struct StackHooks {
 
 class TransformerStack {
  public:
-  TransformerStack(ParamStore* params, const StackConfig& config, const StackNames& names);
+  /// Declares the parameters of the layers in `held`; the others are on other ranks and must not be
+  /// run.
+  TransformerStack(ParamStore* params, const StackConfig& config, const StackNames& names,
+                   const std::vector<LayerRange>& held);
 
   const StackConfig& config() const { return config_; }
 
@@ -158,7 +162,7 @@ class TransformerStack {
   StackConfig config_;
   DType dtype() const { return params_->dtype(); }
   ParamStore* params_;
-  std::vector<Layer> layers_;
+  std::vector<Layer> layers_;  // all; those that are not held are empty
 };
 
 }  // namespace omnitrain

@@ -80,6 +80,7 @@ ParamId AddPositions(ParamStore* params, const VisionConfig& v) {
   spec.name = "vision.pos_embed.weight";
   spec.shape = {v.num_position_embeddings, v.width};
   spec.group = ParamGroup::kVision;
+  spec.sharing = ParamSharing::kWhole;
   spec.hf_parts = {{std::string(kPrefix) + "pos_embed.weight",
                     0,
                     v.num_position_embeddings,
@@ -158,7 +159,7 @@ VisionTower::VisionTower(ParamStore* params, const VisionConfig& config)
                             {config.width, config.in_channels, config.temporal_patch_size,
                              config.patch_size, config.patch_size}}),
       pos_embed_(AddPositions(params, config)),
-      stack_(params, StackOf(config), NamesOf(config)) {
+      stack_(params, StackOf(config), NamesOf(config), {{0, config.depth}}) {
   mergers_.emplace_back(params, config, "vision.merger", std::string(kPrefix) + "merger",
                         Merger::NormOver::kEachPatch);
   for (size_t k = 0; k < config.deepstack_layers.size(); ++k) {

@@ -31,13 +31,13 @@ class Batch {
     // Pixels were encoded already; only rows matter now.
     const MicroBatch batch = BuildMicroBatch(Pointers(), pack_);
     Carver count(ctx_.device().kind());
-    model_.llm().Carve(count, batch, LossMode::kNone);
+    model_.llm().Carve(count, batch, 0, LossMode::kNone);
     if (count.used() > memory_.bytes()) {
       memory_ = Buffer();
       memory_ = Buffer(ctx_.device(), count.used());
     }
     Carver carver(memory_.data(), memory_.bytes(), ctx_.device().kind());
-    LlmActivations acts = model_.llm().Carve(carver, batch, LossMode::kNone);
+    LlmActivations acts = model_.llm().Carve(carver, batch, 0, LossMode::kNone);
     model_.llm().Upload(ctx_, batch, &acts);
     model_.llm().Forward(ctx_, acts, features_, LossMode::kNone, Tensor());
     const int64_t V = model_.config().text.vocab_size;

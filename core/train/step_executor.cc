@@ -119,10 +119,12 @@ StepExecutor::Plan StepExecutor::MakePlan(const std::vector<MicroBatch>& batches
     add(kEncoded, kVision, BlockLifetime::kOutput, features);
     add(kInjected, kLlm, BlockLifetime::kInjected, features);
     add(kLlmActs, kLlm, BlockLifetime::kForWeightGrad,
-        [&](Carver& c) { llm.Carve(c, batch, mode, recompute); });
+        [&](Carver& c) { llm.Carve(c, batch, 0, mode, recompute); });
     if (purpose == SchedulePurpose::kEvaluate) continue;
-    add(kLlmTemp, kLlm, BlockLifetime::kBackward,
-        [&](Carver& c) { llm.CarveTemporaries(c, batch.num_tokens()); });
+    add(kLlmTemp, kLlm, BlockLifetime::kBackward, [&](Carver& c) {
+      c.Take(params.dtype(), {batch.num_tokens(), model_.config().text.width});
+      llm.CarveGradients(c, batch, 0, BackwardPart::kBoth);
+    });
     if (!plan.schedule.trains_encoders()) continue;
     add(kInjectedGrads, kLlm, BlockLifetime::kInjectedGrad, features);
     add(kEncodedGrads, kVision, BlockLifetime::kOutputGrad, features);
@@ -230,7 +232,7 @@ void StepExecutor::Run(const Op& op) {
     model_.vision().Forward(ctx_, slot.vision, slot.encoded);
   } else if (op.kind == OpKind::kForward) {
     Carver acts = At(kLlmActs, op.micro_batch);
-    slot.llm = model_.llm().Carve(acts, batch, loss_mode_, plan_->recompute);
+    slot.llm = model_.llm().Carve(acts, batch, 0, loss_mode_, plan_->recompute);
     model_.llm().Upload(ctx_, batch, &slot.llm);
     model_.llm().Forward(ctx_, slot.llm, slot.injected, loss_mode_,
                          loss_sums_->Rows(op.micro_batch, 1));
@@ -263,7 +265,11 @@ void StepExecutor::RunBackward(const Op& op) {
       Carver carver = At(kInjectedGrads, op.micro_batch);
       slot.injected_grads = CarveFeatures(carver, batch);
     }
-    model_.llm().Backward(ctx_, slot.llm, slot.injected_grads, At(kLlmTemp, op.micro_batch),
+    Carver temp = At(kLlmTemp, op.micro_batch);
+    const Tensor d =
+        temp.Take(model_.params().dtype(), {slot.llm.num_rows, model_.config().text.width});
+    const auto grads = model_.llm().CarveGradients(temp, batch, 0, BackwardPart::kBoth);
+    model_.llm().Backward(ctx_, slot.llm, grads, BackwardPart::kBoth, slot.injected_grads, d,
                           when_done("llm"));
     if (!is_last) return;
     reduce_ahead_->MarkGroup(ParamGroup::kLlm);
