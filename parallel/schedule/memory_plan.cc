@@ -80,7 +80,8 @@ class Positions {
     }
     return -1;
   }
-  /// Of the first or last RESHARD that serves the module (an encoder's, or all for the LLM).
+  /// Of the first or last RESHARD that serves the module: an encoder's, or a stage of the LLM's;
+  /// where the encoders are, stage 0 hands on what the other stages take.
   int OfReshard(OpKind kind, const Op& key, bool is_first) const {
     const bool is_encoder = schedule_.FindModule(key.module)->is_encoder;
     int found = -1;
@@ -88,10 +89,35 @@ class Positions {
       const Op& op = ops_[i];
       if (op.kind != kind || op.micro_batch != key.micro_batch) continue;
       if (is_encoder && !op.module.empty() && op.module != key.module) continue;
-      if (!is_encoder && op.stage != key.stage) continue;
+      if (!is_encoder && key.stage != 0 && op.stage != key.stage) continue;
       if (found < 0 || !is_first) found = static_cast<int>(i);
     }
     return found;
+  }
+  /// Until when what the op at `position` sends must live; -1 stays -1.
+  int Deadline(int position) const { return position < 0 ? -1 : SendDeadline(ops_, position); }
+  /// When the last RESHARD of the key is over: one whose other end is on another rank is a send.
+  int EndOfReshard(OpKind kind, const Op& key) const {
+    const bool has_encoder = std::any_of(ops_.begin(), ops_.end(), [&](const Op& op) {
+      return op.kind == OpKind::kForward && schedule_.FindModule(op.module)->is_encoder;
+    });
+    int end = -1;
+    for (size_t i = 0; i < ops_.size(); ++i) {
+      const Op& op = ops_[i];
+      if (op.kind != kind || op.micro_batch != key.micro_batch) continue;
+      if (key.stage != 0 && op.stage != key.stage) continue;
+      Op stage = op;
+      stage.module = schedule_.llm().name;
+      const bool has_stage = OfKey(OpKind::kForward, stage) >= 0;
+      const bool is_send = kind == OpKind::kReshardForward ? !has_stage : !has_encoder;
+      end = std::max(end, is_send ? Deadline(static_cast<int>(i)) : static_cast<int>(i));
+    }
+    return end;
+  }
+  /// The receive of the key where there is one, else the op itself.
+  int OrReceive(int position, OpKind receive, const Op& key) const {
+    const int received = OfKey(receive, key);
+    return received >= 0 ? received : position;
   }
   int InputGrad(const Op& key) const {
     return std::max(OfKey(OpKind::kBackward, key), OfKey(OpKind::kInputGrad, key));
@@ -127,10 +153,18 @@ BlockRequest Derive(const Positions& positions, const BlockRule& rule) {
       last = positions.OfReshard(OpKind::kReshardForward, key, false);
       break;
     case BlockLifetime::kForInputGrad:
-      last = input_grad;
+      first = positions.OrReceive(forward, OpKind::kRecvForward, key);
+      last = std::max(forward, input_grad);
       break;
     case BlockLifetime::kForWeightGrad:
-      last = std::max(input_grad, weight_grad);
+      first = positions.OrReceive(forward, OpKind::kRecvForward, key);
+      last = std::max({forward, input_grad, weight_grad,
+                       positions.Deadline(positions.OfKey(OpKind::kSendForward, key))});
+      break;
+    case BlockLifetime::kStageGrad:
+      first = positions.OrReceive(input_grad, OpKind::kRecvBackward, key);
+      last = std::max(input_grad, positions.Deadline(positions.OfKey(OpKind::kSendBackward, key)));
+      begins_at = "B or I";
       break;
     case BlockLifetime::kBackward:
       first = last = input_grad;
@@ -143,12 +177,13 @@ BlockRequest Derive(const Positions& positions, const BlockRule& rule) {
       break;
     case BlockLifetime::kInjected:
       first = positions.OfReshard(OpKind::kReshardForward, key, true);
-      last = forward;
+      last = std::max(forward, positions.EndOfReshard(OpKind::kReshardForward, key));
       begins_at = "RESHARD_F";
       break;
     case BlockLifetime::kInjectedGrad:
-      first = input_grad;
-      last = positions.OfReshard(OpKind::kReshardBackward, key, false);
+      first = positions.OfReshard(OpKind::kReshardBackward, key, true);
+      first = first < 0 ? input_grad : std::min(first, input_grad);
+      last = positions.EndOfReshard(OpKind::kReshardBackward, key);
       begins_at = "B or I";
       break;
     case BlockLifetime::kOutputGrad:
@@ -188,6 +223,17 @@ ArenaPlan PlanArena(const std::vector<BlockRequest>& requests) {
   }
   plan.lower_bound_bytes = lower_bound;
   return plan;
+}
+
+int SendDeadline(const std::vector<Op>& list, int position) {
+  int num_compute = 0;
+  for (size_t i = static_cast<size_t>(position) + 1; i < list.size(); ++i) {
+    const OpKind kind = list[i].kind;
+    const bool is_compute = kind == OpKind::kForward || kind == OpKind::kBackward ||
+                            kind == OpKind::kInputGrad || kind == OpKind::kWeightGrad;
+    if (is_compute && ++num_compute == 2) return static_cast<int>(i);
+  }
+  return static_cast<int>(list.size()) - 1;
 }
 
 std::vector<BlockRequest> DeriveRequests(const Schedule& schedule, int rank,

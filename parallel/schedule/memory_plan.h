@@ -32,21 +32,28 @@ struct ArenaPlan {
 /// Deterministic: a pure function of the requests.  Cost: O(n^2 log n) in the number of blocks.
 ArenaPlan PlanArena(const std::vector<BlockRequest>& requests);
 
-/// From which op to which a block of (module, stage, micro_batch, slice) lives.
+/// From which op to which a block of (module, stage, micro_batch, slice) lives. Where data comes
+/// from another rank, a block exists from the RECV on; where it goes to one, until the send must be
+/// over (SendDeadline).
 enum class BlockLifetime {
   /// F .. F: scratch and what no later op reads.
   kForward,
   /// F .. RESHARD_F: rows of an encoder on their way to the LLM.
   kOutput,
-  /// F .. B or I: what only the input gradient needs.
+  /// RECV_F or F .. B or I: what only the input gradient needs.
   kForInputGrad,
-  /// F .. B or W: what the weight gradient needs.
+  /// RECV_F or F .. B or W: what the weight gradient needs; with the output, until it is sent.
   kForWeightGrad,
+  /// RECV_B, or B or I .. B or I: the gradient at the output of a stage, which becomes that at its
+  /// input and is sent.
+  kStageGrad,
   /// I .. W: gradients that the weight gradient needs.
   kInputGradToWeightGrad,
-  /// RESHARD_F .. F of the LLM: rows as the LLM takes them.
+  /// First RESHARD_F that serves the stage .. F of the LLM: rows as the LLM takes them. On the rank
+  /// of the encoders those of stage 0 live until all other stages were served.
   kInjected,
-  /// B or I of the LLM .. RESHARD_B: their gradients.
+  /// B or I of the LLM .. RESHARD_B: their gradients. On the rank of the encoders those of stage 0
+  /// from the first RESHARD_B on.
   kInjectedGrad,
   /// RESHARD_B .. B or W of the encoder: gradients of its output.
   kOutputGrad,
@@ -61,6 +68,10 @@ struct BlockRule {
   size_t bytes = 0;
   BlockLifetime lifetime = BlockLifetime::kForward;
 };
+
+/// Where the send at `position` of a rank's list is waited for: behind one whole compute op, before
+/// the next one, so that it travels while the rank computes. Its data lives until then.
+int SendDeadline(const std::vector<Op>& list, int position);
 
 /// The requests of `rules`, in their order, on the list of `rank`. Where a schedule has no gradient
 /// (evaluation, frozen modules), what waits for one lives during F alone.

@@ -123,6 +123,37 @@ TEST_CASE("What I and W need ends at its own op") {
   REQUIRE(requests[2].last_op == 6);
 }
 
+TEST_CASE("What travels lives from its receive until its send is over") {
+  Schedule schedule = Accumulation(2);
+  schedule.modules[1].num_stages = 2;
+  schedule.ranks = {
+      // 0         1          2      3        4       5          6      7        8
+      ParseOps("vit:F0 RESHARD_F0 RESHARD_F0@1 llm:F0 llm:SEND_F0 vit:F1 RESHARD_F1 RESHARD_F1@1 "
+               // 8     9         10         11     12            13           14
+               "llm:F1 llm:SEND_F1 llm:RECV_B0 RESHARD_B0@1 llm:B0 RESHARD_B0 vit:B0 llm:RECV_B1 "
+               "RESHARD_B1@1 llm:B1 RESHARD_B1 vit:B1 REDUCE_GRAD STEP"),
+      // 0                1               2       3       4              5
+      ParseOps("RESHARD_F0@1 llm:1RECV_F0 llm:1F0 llm:1B0 llm:1SEND_B0 RESHARD_B0@1 "
+               // 6          7           8       9       10             11
+               "RESHARD_F1@1 llm:1RECV_F1 llm:1F1 llm:1B1 llm:1SEND_B1 RESHARD_B1@1 "
+               "REDUCE_GRAD STEP")};
+  Op first = Key("llm", 0), last = Key("llm", 0);
+  last.stage = 1;
+  const auto spans = [&](int rank, const Op& key) {
+    std::vector<std::pair<int, int>> result;
+    for (BlockLifetime life : {BlockLifetime::kForWeightGrad, BlockLifetime::kStageGrad,
+                               BlockLifetime::kInjected, BlockLifetime::kInjectedGrad}) {
+      const BlockRequest r = DeriveRequests(schedule, rank, {{key, "x", 1, life}})[0];
+      result.emplace_back(r.first_op, r.last_op);
+    }
+    return result;
+  };
+  using Spans = std::vector<std::pair<int, int>>;
+  // What RESHARD_F0@1 hands on stays until the second compute op behind it.
+  CHECK(spans(0, first) == Spans{{3, 12}, {10, 12}, {1, 5}, {11, 13}});
+  CHECK(spans(1, last) == Spans{{1, 3}, {3, 9}, {0, 2}, {3, 9}});
+}
+
 TEST_CASE("An evaluation keeps nothing for a backward") {
   const Schedule schedule = Accumulation(3, SchedulePurpose::kEvaluate);
   const auto requests =
