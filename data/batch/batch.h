@@ -35,7 +35,13 @@ struct ItemBatch {
 
   int64_t num_patches() const { return static_cast<int64_t>(coordinates.size()) / 2; }
   int64_t num_merged_rows() const { return num_patches() / (merge_size * merge_size); }
+  int num_items() const { return static_cast<int>(grids.size()); }
+  /// [num_items + 1]: where the patches of each item begin.
+  std::vector<int64_t> PatchBegins() const;
 };
+
+/// The given items of a batch, ascending, as a batch of their own.
+ItemBatch SelectItems(const ItemBatch& batch, const std::vector<int>& items);
 
 /// Samples packed into one LLM sequence, on the host. Rows past the last sample (padding) form a
 /// segment of their own, without labels.

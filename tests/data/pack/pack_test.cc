@@ -97,6 +97,32 @@ TEST_CASE("Items of several samples follow each other; frames are segments") {
   CHECK(batch.num_padding() == 0);
 }
 
+TEST_CASE("Picked items are as if they had been packed alone") {
+  const EncodedSample a = Sample(0, Ints(15, kImage), std::vector<uint8_t>(15, 0), {{1, 6, 10}});
+  const EncodedSample b = Sample(1, {kImage, kImage, 7}, {0, 0, 1}, {{2, 2, 2}});
+  const EncodedSample c = Sample(2, Ints(6, kImage), std::vector<uint8_t>(6, 0), {{1, 4, 6}});
+  for (int window_cells : {0, 2}) {
+    PackOptions options = Options();
+    options.window_cells = window_cells;
+    const auto numbered = [&](const std::vector<const EncodedSample*>& samples) {
+      MicroBatch batch = BuildMicroBatch(samples, options);
+      for (size_t i = 0; i < batch.items.patches.size(); ++i) {
+        batch.items.patches[i] = static_cast<float>(batch.items.coordinates[i]);
+      }
+      return batch.items;
+    };
+    const ItemBatch picked = SelectItems(numbered({&a, &b, &c}), {0, 2});
+    const ItemBatch alone = numbered({&a, &c});
+    CHECK(picked.grids == alone.grids);
+    CHECK(picked.kinds == alone.kinds);
+    CHECK(picked.patches == alone.patches);
+    CHECK(picked.coordinates == alone.coordinates);
+    CHECK(picked.cu_seqlens == alone.cu_seqlens);
+    CHECK(picked.window_cu_seqlens == alone.window_cu_seqlens);
+    CHECK(picked.raster_rows == alone.raster_rows);
+  }
+}
+
 TEST_CASE("An empty micro_batch") {
   PackOptions options = Options();
   options.pad_multiple = 8;
