@@ -1,38 +1,25 @@
 #include "core/train/step_executor.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <limits>
 #include <utility>
 
+#include "core/model/host_tables.h"
 #include "kernels/elementwise/elementwise.h"
+#include "kernels/rows/rows.h"
 #include "parallel/schedule/memory_plan.h"
-#include "parallel/schedule/validate.h"
 
 namespace omnitrain {
 namespace {
 
-// What a micro-batch holds in the arena, each with a life of its own. Features exist as the encoder
-// made them and as the LLM takes them; between the two, and between their gradients, is RESHARD.
-enum Block {
-  kVisionActs,
-  kEncoded,
-  kInjected,
-  kLlmActs,
-  kInjectedGrads,
-  kEncodedGrads,
-  kLlmTemp,
-  kVisionTemp,
-  kNumBlocks
-};
+bool IsInputGradient(OpKind kind) {
+  return kind == OpKind::kBackward || kind == OpKind::kInputGrad;
+}
 
-constexpr char kVision[] = "vit", kLlm[] = "llm";
-
-struct Place {
-  size_t offset = 0, bytes = 0;
-};
-
-bool IsBackward(OpKind kind) { return kind == OpKind::kBackward || kind == OpKind::kInputGrad; }
+// The ops behind which a module's gradients of a micro-batch are complete; I alone is all that a
+// frozen one has.
+bool MayEndGradients(OpKind kind) { return IsInputGradient(kind) || kind == OpKind::kWeightGrad; }
 
 bool AllFinite(Context& ctx, const Tensor& t) {
   std::vector<char> host(static_cast<size_t>(t.num_bytes()));
@@ -58,111 +45,51 @@ bool AllFinite(Context& ctx, const Tensor& t) {
   return finite;
 }
 
+// What each rank sends and receives of one feature, in bytes.
+std::pair<std::vector<int64_t>, std::vector<int64_t>> ExchangeBytes(const RowExchange& exchange,
+                                                                    const Tensor& rows) {
+  const int64_t row_bytes =
+      rows.shape.row_elements() * static_cast<int64_t>(DTypeBytes(rows.dtype));
+  std::pair<std::vector<int64_t>, std::vector<int64_t>> bytes;
+  for (int64_t count : exchange.send_counts) bytes.first.push_back(count * row_bytes);
+  for (int64_t count : exchange.recv_counts) bytes.second.push_back(count * row_bytes);
+  return bytes;
+}
+
 }  // namespace
 
-// The schedule of one run, and where its blocks lie in the arena.
-struct StepExecutor::Plan {
-  Schedule schedule;
-  Recompute recompute = Recompute::kNone;
-  std::vector<std::array<Place, kNumBlocks>> places;  // per micro-batch
-  size_t total_bytes = 0;
-};
-
-StepExecutor::StepExecutor(Context& ctx, MultimodalModel& model) : ctx_(ctx), model_(model) {}
+StepExecutor::StepExecutor(Context& ctx, MultimodalModel& model, const ReplicaGroups& groups)
+    : ctx_(ctx), model_(model), groups_(groups) {}
 StepExecutor::~StepExecutor() = default;
 
-std::vector<Tensor> StepExecutor::CarveFeatures(Carver& carver, const MicroBatch& batch) const {
-  std::vector<Tensor> features;
-  for (int k = 0; k < model_.vision().num_features(); ++k) {
-    features.push_back(carver.Take(model_.params().dtype(), {batch.items.num_merged_rows(),
-                                                             model_.config().vision.out_width}));
-  }
-  return features;
-}
-
-StepExecutor::Plan StepExecutor::MakePlan(const std::vector<MicroBatch>& batches,
-                                          SchedulePurpose purpose, Recompute recompute) const {
-  const ParamStore& params = model_.params();
-  Plan plan;
-  plan.recompute = recompute;
-  GradientAccumulationParams shape;
-  shape.num_micro_batches = static_cast<int>(batches.size());
-  shape.purpose = purpose;
-  // The mergers belong to the encoder's node: it is trained when either is.
-  const bool trains_encoder = !params.is_group_frozen(ParamGroup::kVision) ||
-                              !params.is_group_frozen(ParamGroup::kProjector);
-  shape.encoders = {{kVision, true, trains_encoder, 1}};
-  shape.llm = {kLlm, false, !params.is_group_frozen(ParamGroup::kLlm), 1};
-  plan.schedule = BuildGradientAccumulation(shape);
-
-  const LossMode mode = purpose == SchedulePurpose::kTrain ? LossMode::kGradients : LossMode::kLoss;
-  const VisionTower& vision = model_.vision();
-  const LanguageModel& llm = model_.llm();
-  std::vector<BlockRule> rules;
-  std::vector<std::pair<size_t, Block>> owners;  // micro-batch and block of each rule
-  for (size_t i = 0; i < batches.size(); ++i) {
-    const MicroBatch& batch = batches[i];
-    const auto add = [&](Block block, const char* module, BlockLifetime life, auto carve) {
-      Carver carver(ctx_.device().kind());
-      carve(carver);
-      if (carver.used() == 0) return;
-      Op key;
-      key.module = module;
-      key.micro_batch = static_cast<int>(i);
-      rules.push_back(
-          {key, fmt::format("{}.{}.{}", module, i, static_cast<int>(block)), carver.used(), life});
-      owners.emplace_back(i, block);
-    };
-    const auto features = [&](Carver& c) { CarveFeatures(c, batch); };
-    add(kVisionActs, kVision, BlockLifetime::kForWeightGrad,
-        [&](Carver& c) { vision.Carve(c, batch.items, recompute); });
-    add(kEncoded, kVision, BlockLifetime::kOutput, features);
-    add(kInjected, kLlm, BlockLifetime::kInjected, features);
-    add(kLlmActs, kLlm, BlockLifetime::kForWeightGrad,
-        [&](Carver& c) { llm.Carve(c, batch, 0, mode, recompute); });
-    if (purpose == SchedulePurpose::kEvaluate) continue;
-    add(kLlmTemp, kLlm, BlockLifetime::kBackward, [&](Carver& c) {
-      c.Take(params.dtype(), {batch.num_tokens(), model_.config().text.width});
-      llm.CarveGradients(c, batch, 0, BackwardPart::kBoth);
-    });
-    if (!plan.schedule.trains_encoders()) continue;
-    add(kInjectedGrads, kLlm, BlockLifetime::kInjectedGrad, features);
-    add(kEncodedGrads, kVision, BlockLifetime::kOutputGrad, features);
-    add(kVisionTemp, kVision, BlockLifetime::kBackward,
-        [&](Carver& c) { vision.CarveTemporaries(c, batch.items.num_patches()); });
-  }
-  const std::vector<BlockRequest> requests = DeriveRequests(plan.schedule, 0, rules);
-  const ArenaPlan arena = PlanArena(requests);
-  plan.places.resize(batches.size());
-  for (size_t r = 0; r < requests.size(); ++r) {
-    plan.places[owners[r].first][owners[r].second] = {arena.offsets[r], requests[r].bytes};
-  }
-  plan.total_bytes = arena.arena_bytes;
-  return plan;
-}
-
-StepExecutor::Plan StepExecutor::ChoosePlan(const std::vector<MicroBatch>& batches,
-                                            SchedulePurpose purpose) const {
-  if (fixed_recompute_) return MakePlan(batches, purpose, *fixed_recompute_);
-  Plan plan = MakePlan(batches, purpose, Recompute::kNone);
-  if (plan.total_bytes <= arena_.bytes()) return plan;
+StepPlan StepExecutor::ChoosePlan(const std::vector<MicroBatch>& batches,
+                                  SchedulePurpose purpose) const {
+  const auto plan_with = [&](Recompute recompute) {
+    return PlanStep(model_, groups_.shape, batches, purpose, recompute, ctx_.device().kind());
+  };
+  if (fixed_recompute_) return plan_with(*fixed_recompute_);
+  StepPlan plan = plan_with(Recompute::kNone);
+  // A split backward keeps all that it needs.
+  const bool can_recompute = groups_.shape.pipeline != PipelineKind::kZeroBubbleH1;
+  if (plan.arena_bytes <= arena_.bytes() || !can_recompute) return plan;
   // Scratch of ops, and what the libraries take for themselves.
   constexpr size_t kReserve = size_t{3} << 30;
   const size_t available = ctx_.device().available_bytes();
   const size_t usable = available > kReserve ? available - kReserve : 0;
-  if (plan.total_bytes - arena_.bytes() <= usable) return plan;
-  return MakePlan(batches, purpose, Recompute::kNormsAndActivations);
+  if (plan.arena_bytes - arena_.bytes() <= usable) return plan;
+  return plan_with(Recompute::kNormsAndActivations);
 }
 
 Recompute StepExecutor::recompute() const { return plan_ ? plan_->recompute : Recompute::kNone; }
 
 size_t StepExecutor::PlanBytes(const std::vector<MicroBatch>& micro_batches,
                                SchedulePurpose purpose) const {
-  return ChoosePlan(micro_batches, purpose).total_bytes;
+  return ChoosePlan(micro_batches, purpose).arena_bytes;
 }
 
-Carver StepExecutor::At(int block, int micro_batch) const {
-  const Place& place = plan_->places[micro_batch][block];
+Carver StepExecutor::At(StepBlock block, int stage, int micro_batch) const {
+  const auto it = plan_->places.find({block, stage, micro_batch});
+  const StepPlan::Place place = it == plan_->places.end() ? StepPlan::Place() : it->second;
   return Carver(static_cast<char*>(arena_.data()) + place.offset, place.bytes,
                 ctx_.device().kind());
 }
@@ -170,111 +97,323 @@ Carver StepExecutor::At(int block, int micro_batch) const {
 void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, SchedulePurpose purpose) {
   batches_ = &batches;
   loss_mode_ = purpose == SchedulePurpose::kTrain ? LossMode::kGradients : LossMode::kLoss;
-  plan_ = std::make_unique<Plan>(ChoosePlan(batches, purpose));
-  Validate(plan_->schedule);
-  if (plan_->total_bytes > arena_.bytes()) {
+  plan_ = std::make_unique<StepPlan>(ChoosePlan(batches, purpose));
+  if (plan_->arena_bytes > arena_.bytes()) {
     ctx_.stream().Synchronize();
     arena_ = Buffer();
-    arena_ = Buffer(ctx_.device(), plan_->total_bytes);
+    arena_ = Buffer(ctx_.device(), plan_->arena_bytes);
   }
   const int64_t n = std::max<int64_t>(1, static_cast<int64_t>(batches.size()));
   if (!*loss_sums_ || loss_sums_->rows() < n) {
     loss_sums_ = OwnedTensor(ctx_.device(), DType::kF64, {n});
   }
   Zero(ctx_, *loss_sums_);
-  last_backward_.clear();
-  for (const Op& op : plan_->schedule.ranks[0]) {
-    if (IsBackward(op.kind)) last_backward_[op.module] = op.micro_batch;
+  last_gradient_.clear();
+  for (const Op& op : plan_->schedule.ranks[static_cast<size_t>(groups_.shape.pp_rank)]) {
+    if (MayEndGradients(op.kind)) last_gradient_[{op.module, op.stage}] = op.micro_batch;
   }
   if (reduce_ahead_ == nullptr) reduce_ahead_ = std::make_unique<ReduceAhead>(model_.params());
   reduce_ahead_->Begin();
+  num_stages_done_ = 0;
   slots_.clear();
   trace_.clear();
+  position_ = 0;
   ExecuteOptions options;
   options.on_span = [this](const OpSpan& span) { trace_.push_back(span); };
-  Execute(plan_->schedule, 0, *this, options);
+  Execute(plan_->schedule, groups_.shape.pp_rank, *this, options);
+  AwaitSends(std::numeric_limits<int>::max());
 }
 
 void StepExecutor::Run(const Op& op) {
-  if (op.kind == OpKind::kReduceGrad) {
-    for (int b; (b = reduce_ahead_->TakeRest()) >= 0;) optimizer_->StartReduce(ctx_, b);
-    optimizer_->FinishReduce(ctx_);
-    return;
+  AwaitSends(position_);
+  switch (op.kind) {
+    case OpKind::kForward:
+      AwaitValues(op);
+      op.module == kVisionModule ? EncoderForward(op) : StageForward(op);
+      break;
+    case OpKind::kBackward:
+    case OpKind::kInputGrad:
+    case OpKind::kWeightGrad:
+      op.module == kVisionModule ? EncoderBackward(op) : StageBackward(op);
+      StartReadyReduces();
+      break;
+    case OpKind::kSendForward:
+      Send(ActivationsOf(op).output(), op.stage + 1);
+      break;
+    case OpKind::kRecvForward:
+      slots_[op.micro_batch].stages[op.stage].received = pipeline().Recv(
+          ActivationsOf(op).input(), PipelineRankOf(op.stage - 1), 0, ctx_.stream());
+      break;
+    case OpKind::kSendBackward:
+      Send(GradOf(op), op.stage - 1);
+      break;
+    case OpKind::kRecvBackward:
+      slots_[op.micro_batch].stages[op.stage].received_grad =
+          pipeline().Recv(GradOf(op), PipelineRankOf(op.stage + 1), 0, ctx_.stream());
+      break;
+    case OpKind::kReshardForward:
+      ReshardForward(op);
+      break;
+    case OpKind::kReshardBackward:
+      ReshardBackward(op);
+      break;
+    case OpKind::kReduceGrad:
+      for (int b; (b = reduce_ahead_->TakeRest()) >= 0;) optimizer_->StartReduce(ctx_, b);
+      optimizer_->FinishReduce(ctx_);
+      break;
+    case OpKind::kStep:
+      if (params_ != nullptr) FinishStep();
+      break;
+    case OpKind::kFree:
+      OT_CHECK(false, "no body for {}", ToString(op));
   }
-  if (op.kind == OpKind::kStep) {
-    if (params_ != nullptr) FinishStep();
-    return;
+  ++position_;
+}
+
+// Blocks are carved by the first op that needs them: a receive, or the op itself.
+LlmActivations& StepExecutor::ActivationsOf(const Op& op) {
+  LlmActivations& acts = slots_[op.micro_batch].stages[op.stage].llm;
+  if (!acts.output()) {
+    Carver carver = At(StepBlock::kLlmActs, op.stage, op.micro_batch);
+    acts = model_.llm().Carve(carver, (*batches_)[static_cast<size_t>(op.micro_batch)], op.stage,
+                              loss_mode_, plan_->recompute);
   }
-  if (op.kind == OpKind::kForward) AwaitValues(op);
-  if (IsBackward(op.kind)) return RunBackward(op);
-  const MicroBatch& batch = (*batches_)[op.micro_batch];
+  return acts;
+}
+
+Tensor& StepExecutor::GradOf(const Op& op) {
+  StageSlot& stage = slots_[op.micro_batch].stages[op.stage];
+  if (!stage.d) {
+    Carver carver = At(StepBlock::kStageGrad, op.stage, op.micro_batch);
+    stage.d =
+        carver.Take(model_.params().dtype(), {stage.llm.num_rows, model_.config().text.width});
+  }
+  return stage.d;
+}
+
+FeatureBlock& StepExecutor::FeaturesOf(StepBlock block, int stage, int micro_batch) {
+  StageSlot& slot = slots_[micro_batch].stages[stage];
+  FeatureBlock& features = block == StepBlock::kInjected ? slot.injected : slot.injected_grads;
+  if (features.features.empty()) {
+    const auto i = static_cast<size_t>(micro_batch);
+    Carver carver = At(block, stage, micro_batch);
+    features =
+        CarveFeatureBlock(carver, model_, groups_.shape, (*batches_)[i], plan_->items[i], stage);
+  }
+  return features;
+}
+
+Communicator& StepExecutor::pipeline() const {
+  OT_CHECK(groups_.pipeline != nullptr, "a pipeline without its communicator");
+  return *groups_.pipeline;
+}
+
+void StepExecutor::Send(const Tensor& t, int stage) {
+  const std::vector<Op>& list = plan_->schedule.ranks[static_cast<size_t>(groups_.shape.pp_rank)];
+  sends_.emplace_back(SendDeadline(list, position_),
+                      pipeline().Send(t, PipelineRankOf(stage), 0, ctx_.stream()));
+}
+
+void StepExecutor::AwaitSends(int position) {
+  size_t kept = 0;
+  for (auto& [deadline, handle] : sends_) {
+    if (deadline <= position) {
+      handle.Wait(ctx_.stream());
+    } else {
+      std::swap(sends_[kept].first, deadline);
+      std::swap(sends_[kept].second, handle);
+      ++kept;
+    }
+  }
+  sends_.resize(kept);
+}
+
+void StepExecutor::EncoderForward(const Op& op) {
+  const auto i = static_cast<size_t>(op.micro_batch);
+  const MicroBatch& batch = (*batches_)[i];
+  const auto seat = static_cast<size_t>(groups_.shape.seat);
   Slot& slot = slots_[op.micro_batch];
-  const bool is_vision = op.module == kVision;
-  const auto features_at = [&](Block block) {
-    Carver carver = At(block, op.micro_batch);
-    return CarveFeatures(carver, batch);
-  };
-  // The encoder and the LLM share this rank: RESHARD is a copy between their blocks.
-  const auto copy = [&](const std::vector<Tensor>& from, const std::vector<Tensor>& to) {
-    for (size_t k = 0; k < from.size(); ++k) Cast(ctx_, from[k], to[k]);
-  };
-  if (op.kind == OpKind::kReshardForward) {
-    slot.injected = features_at(kInjected);
-    copy(slot.encoded, slot.injected);
-  } else if (op.kind == OpKind::kReshardBackward) {
-    slot.encoded_grads = features_at(kEncodedGrads);
-    copy(slot.injected_grads, slot.encoded_grads);
-  } else if (is_vision && op.kind == OpKind::kForward) {
-    Carver acts = At(kVisionActs, op.micro_batch);
-    slot.vision = model_.vision().Carve(acts, batch.items, plan_->recompute);
-    slot.encoded = features_at(kEncoded);
-    model_.vision().Upload(ctx_, batch.items, &slot.vision);
-    model_.vision().Forward(ctx_, slot.vision, slot.encoded);
-  } else if (op.kind == OpKind::kForward) {
-    Carver acts = At(kLlmActs, op.micro_batch);
-    slot.llm = model_.llm().Carve(acts, batch, 0, loss_mode_, plan_->recompute);
-    model_.llm().Upload(ctx_, batch, &slot.llm);
-    model_.llm().Forward(ctx_, slot.llm, slot.injected, loss_mode_,
-                         loss_sums_->Rows(op.micro_batch, 1));
-    if (observer_) observer_({op.micro_batch, &slot.llm, &slot.injected});
-  } else {
-    OT_CHECK(false, "no body for {}", ToString(op));
+  slot.items = &batch.items;
+  if (groups_.shape.seats.size() > 1) {
+    slot.own_items = SelectItems(batch.items, plan_->items[i][seat], Pixels::kCopy);
+    slot.items = &slot.own_items;
+  }
+  Carver acts = At(StepBlock::kVisionActs, 0, op.micro_batch);
+  slot.vision = model_.vision().Carve(acts, *slot.items, plan_->recompute);
+  Carver encoded = At(StepBlock::kEncoded, 0, op.micro_batch);
+  slot.encoded = CarveEncoded(encoded, model_, slot.items->num_merged_rows());
+  model_.vision().Upload(ctx_, *slot.items, &slot.vision);
+  model_.vision().Forward(ctx_, slot.vision, slot.encoded);
+  if (observer_) {
+    observer_({op.micro_batch, nullptr, &plan_->items[i][seat], &slot.encoded});
   }
 }
 
-void StepExecutor::RunBackward(const Op& op) {
-  const MicroBatch& batch = (*batches_)[op.micro_batch];
-  Slot& slot = slots_[op.micro_batch];
-  // Nothing adds to a module's gradients after its last backward: they are reduced layer by layer.
-  const bool is_last = last_backward_.at(op.module) == op.micro_batch;
-  const auto when_done = [&](const char* stack) {
-    return [this, is_last, stack](int layer) {
-      if (!is_last) return;
-      reduce_ahead_->MarkLayer(stack, layer);
-      StartReadyReduces();
-    };
-  };
-  if (op.module == kVision) {
-    model_.vision().Backward(ctx_, slot.vision, slot.encoded_grads, At(kVisionTemp, op.micro_batch),
-                             when_done("vision"));
-    if (!is_last) return;
-    reduce_ahead_->MarkGroup(ParamGroup::kVision);
-    reduce_ahead_->MarkGroup(ParamGroup::kProjector);
-  } else {
-    if (plan_->schedule.trains_encoders()) {
-      Carver carver = At(kInjectedGrads, op.micro_batch);
-      slot.injected_grads = CarveFeatures(carver, batch);
+void StepExecutor::StageForward(const Op& op) {
+  StageSlot& stage = slots_[op.micro_batch].stages[op.stage];
+  LlmActivations& acts = ActivationsOf(op);
+  model_.llm().Upload(ctx_, (*batches_)[static_cast<size_t>(op.micro_batch)], &acts);
+  stage.received.Wait(ctx_.stream());
+  for (CommHandle& handle : stage.received_features) handle.Wait(ctx_.stream());
+  model_.llm().Forward(ctx_, acts, stage.injected.features, loss_mode_,
+                       loss_sums_->Rows(op.micro_batch, 1));
+  if (observer_) observer_({op.micro_batch, &acts, nullptr, nullptr});
+}
+
+// Feature rows from the seats that encoded them to those whose part of the sequence holds them.
+void StepExecutor::ToSeats(Slot& slot, int micro_batch) {
+  const FeatureBlock& to = FeaturesOf(StepBlock::kInjected, 0, micro_batch);
+  const size_t num_features = slot.encoded.size();
+  if (groups_.shape.seats.size() == 1) {
+    for (size_t k = 0; k < num_features; ++k) Cast(ctx_, slot.encoded[k], to.features[k]);
+    return;
+  }
+  const MicroBatch& batch = (*batches_)[static_cast<size_t>(micro_batch)];
+  const std::vector<int64_t> begins = batch.items.PatchBegins();
+  const int64_t per_row = int64_t{batch.items.merge_size} * batch.items.merge_size;
+  std::vector<std::vector<int32_t>> held, wanted;
+  for (size_t s = 0; s < groups_.shape.seats.size(); ++s) {
+    held.emplace_back();
+    for (int item : plan_->items[static_cast<size_t>(micro_batch)][s]) {
+      const auto i = static_cast<size_t>(item);
+      for (int64_t row = begins[i] / per_row; row < begins[i + 1] / per_row; ++row) {
+        held.back().push_back(static_cast<int32_t>(row));
+      }
     }
-    Carver temp = At(kLlmTemp, op.micro_batch);
-    const Tensor d =
-        temp.Take(model_.params().dtype(), {slot.llm.num_rows, model_.config().text.width});
-    const auto grads = model_.llm().CarveGradients(temp, batch, 0, BackwardPart::kBoth);
-    model_.llm().Backward(ctx_, slot.llm, grads, BackwardPart::kBoth, slot.injected_grads, d,
-                          when_done("llm"));
-    if (!is_last) return;
+    const ReplicaShape::Seat& seat = groups_.shape.seats[s];
+    wanted.push_back(model_.llm().ItemsAt(batch, seat.cp, seat.tp).encoder_rows);
+  }
+  slot.exchange = PlanRowExchange(held, wanted, groups_.shape.seat);
+  Upload(ctx_, slot.exchange.send_rows, to.send_rows);
+  Upload(ctx_, slot.exchange.recv_rows, to.recv_rows);
+  const auto [sent, received] = ExchangeBytes(slot.exchange, to.packed);
+  for (size_t k = 0; k < num_features; ++k) {
+    GatherRows(ctx_, slot.encoded[k], to.send_rows, Write::kOverwrite, to.packed);
+    groups_.stage->AllToAllV(to.packed, sent, to.arrived, received, ctx_.stream())
+        .Wait(ctx_.stream());
+    GatherRows(ctx_, to.arrived, to.recv_rows, Write::kOverwrite, to.features[k]);
+  }
+}
+
+void StepExecutor::FromSeats(Slot& slot, int micro_batch) {
+  const FeatureBlock& from = FeaturesOf(StepBlock::kInjectedGrads, 0, micro_batch);
+  if (groups_.shape.seats.size() == 1) {
+    for (size_t k = 0; k < slot.encoded_grads.size(); ++k) {
+      Cast(ctx_, from.features[k], slot.encoded_grads[k]);
+    }
+    return;
+  }
+  Upload(ctx_, slot.exchange.send_rows, from.send_rows);
+  Upload(ctx_, slot.exchange.recv_rows, from.recv_rows);
+  const auto [sent, received] = ExchangeBytes(slot.exchange, from.packed);
+  for (size_t k = 0; k < slot.encoded_grads.size(); ++k) {
+    ScatterRows(ctx_, from.features[k], from.recv_rows, Write::kOverwrite, from.arrived);
+    groups_.stage->AllToAllV(from.arrived, received, from.packed, sent, ctx_.stream())
+        .Wait(ctx_.stream());
+    ScatterRows(ctx_, from.packed, from.send_rows, Write::kOverwrite, slot.encoded_grads[k]);
+  }
+}
+
+// Rows reach the seats of the first stage all at once; what later stages take of them goes on
+// through the pipeline, seat by seat.
+void StepExecutor::ReshardForward(const Op& op) {
+  Slot& slot = slots_[op.micro_batch];
+  if (op.stage == 0) return ToSeats(slot, op.micro_batch);
+  const bool has_stage = PipelineRankOf(op.stage) == groups_.shape.pp_rank;
+  StageSlot* taker = has_stage ? &slot.stages[op.stage] : nullptr;
+  if (has_stage) FeaturesOf(StepBlock::kInjected, op.stage, op.micro_batch);
+  for (int k = 0; k < model_.num_features(); ++k) {
+    if (!model_.llm().TakesFeature(op.stage, k)) continue;
+    const auto feature = static_cast<size_t>(k);
+    if (!HasEncoder()) {
+      taker->received_features.push_back(
+          pipeline().Recv(taker->injected.features[feature], PipelineRankOf(0), 0, ctx_.stream()));
+      continue;
+    }
+    const Tensor& rows = FeaturesOf(StepBlock::kInjected, 0, op.micro_batch).features[feature];
+    if (has_stage) {
+      Cast(ctx_, rows, taker->injected.features[feature]);
+    } else {
+      Send(rows, op.stage);
+    }
+  }
+}
+
+void StepExecutor::ReshardBackward(const Op& op) {
+  Slot& slot = slots_[op.micro_batch];
+  if (op.stage == 0) {
+    for (CommHandle& handle : slot.stages[0].received_features) handle.Wait(ctx_.stream());
+    Carver carver = At(StepBlock::kEncodedGrads, 0, op.micro_batch);
+    slot.encoded_grads = CarveEncoded(carver, model_, slot.items->num_merged_rows());
+    return FromSeats(slot, op.micro_batch);
+  }
+  const bool has_stage = PipelineRankOf(op.stage) == groups_.shape.pp_rank;
+  for (int k = 0; k < model_.num_features(); ++k) {
+    if (!model_.llm().TakesFeature(op.stage, k)) continue;
+    const auto feature = static_cast<size_t>(k);
+    if (!HasEncoder()) {
+      Send(slot.stages[op.stage].injected_grads.features[feature], 0);
+      continue;
+    }
+    const Tensor& rows = FeaturesOf(StepBlock::kInjectedGrads, 0, op.micro_batch).features[feature];
+    if (has_stage) {
+      Cast(ctx_, slot.stages[op.stage].injected_grads.features[feature], rows);
+    } else {
+      slot.stages[0].received_features.push_back(
+          pipeline().Recv(rows, PipelineRankOf(op.stage), 0, ctx_.stream()));
+    }
+  }
+}
+
+// Nothing adds to a stage's gradients behind its last gradient op: they are reduced layer by layer.
+bool StepExecutor::IsLastGradient(const Op& op) const {
+  return last_gradient_.at({op.module, op.stage}) == op.micro_batch;
+}
+
+void StepExecutor::EncoderBackward(const Op& op) {
+  Slot& slot = slots_[op.micro_batch];
+  const bool is_last = IsLastGradient(op);
+  model_.vision().Backward(ctx_, slot.vision, slot.encoded_grads,
+                           At(StepBlock::kVisionTemp, 0, op.micro_batch), [&](int layer) {
+                             if (!is_last) return;
+                             reduce_ahead_->MarkLayer("vision", layer);
+                             StartReadyReduces();
+                           });
+  if (!is_last) return;
+  reduce_ahead_->MarkGroup(ParamGroup::kVision);
+  reduce_ahead_->MarkGroup(ParamGroup::kProjector);
+}
+
+void StepExecutor::StageBackward(const Op& op) {
+  const MicroBatch& batch = (*batches_)[static_cast<size_t>(op.micro_batch)];
+  StageSlot& stage = slots_[op.micro_batch].stages[op.stage];
+  const bool is_split = op.kind == OpKind::kWeightGrad ||
+                        (op.kind == OpKind::kInputGrad && plan_->schedule.llm().is_trained);
+  const BackwardPart part = !is_split                        ? BackwardPart::kBoth
+                            : op.kind == OpKind::kWeightGrad ? BackwardPart::kWeight
+                                                             : BackwardPart::kInput;
+  const bool is_last = part != BackwardPart::kInput && IsLastGradient(op);
+  if (part != BackwardPart::kWeight) {
+    Carver carver = At(StepBlock::kLlmGrads, op.stage, op.micro_batch);
+    stage.grads = model_.llm().CarveGradients(
+        carver, batch, op.stage, is_split ? BackwardPart::kInput : BackwardPart::kBoth);
+    if (plan_->places.count({StepBlock::kInjectedGrads, op.stage, op.micro_batch}) != 0) {
+      FeaturesOf(StepBlock::kInjectedGrads, op.stage, op.micro_batch);
+    }
+    GradOf(op);
+    stage.received_grad.Wait(ctx_.stream());
+  }
+  model_.llm().Backward(ctx_, stage.llm, stage.grads, part, stage.injected_grads.features, stage.d,
+                        [&](int layer) {
+                          if (!is_last) return;
+                          reduce_ahead_->MarkLayer("llm", layer);
+                          StartReadyReduces();
+                        });
+  if (!is_last) return;
+  num_stages_done_ += 1;
+  if (num_stages_done_ == static_cast<int>(model_.llm().place().stages.size())) {
     reduce_ahead_->MarkGroup(ParamGroup::kLlm);
   }
-  StartReadyReduces();
 }
 
 void StepExecutor::StartReadyReduces() {
@@ -285,7 +424,7 @@ void StepExecutor::StartReadyReduces() {
 void StepExecutor::AwaitValues(const Op& op) {
   if (optimizer_ == nullptr) return;
   int end = -1;
-  if (op.module == kVision) {
+  if (op.module == kVisionModule) {
     const std::vector<ParamBucket>& buckets = model_.params().buckets();
     end = 0;
     for (size_t b = 0; b < buckets.size(); ++b) {
@@ -344,7 +483,14 @@ double StepExecutor::Gradients(const std::vector<MicroBatch>& micro_batches,
 std::vector<double> StepExecutor::Evaluate(const std::vector<MicroBatch>& micro_batches) {
   RunSchedule(micro_batches, SchedulePurpose::kEvaluate);
   ReadLosses();
-  return losses_;
+  return ReplicaLosses();
+}
+
+std::vector<double> StepExecutor::ReplicaLosses() {
+  std::vector<double> losses = losses_;
+  if (groups_.replica == nullptr) return losses;
+  for (double& loss : losses) loss = groups_.replica->AllReduceScalar(loss, ReduceOp::kSum);
+  return losses;
 }
 
 std::string StepExecutor::FindNonFinite(const MicroBatch& batch) {
@@ -359,28 +505,29 @@ std::string StepExecutor::FindNonFinite(const MicroBatch& batch) {
   const auto check = [&](const Tensor& t, const std::string& name) {
     if (where.empty() && t.num_elements() > 0 && !AllFinite(ctx_, t)) where = name;
   };
+  const auto check_layers = [&](const StackActivations& stack, int begin, const char* name) {
+    for (size_t i = 0; i < stack.layers.size(); ++i) {
+      const LayerActivations& a = stack.layers[i];
+      const int layer = begin + static_cast<int>(i);
+      check(a.x, fmt::format("input of {} layer {}", name, layer));
+      check(a.o, fmt::format("attention of {} layer {}", name, layer));
+      check(a.act, fmt::format("mlp of {} layer {}", name, layer));
+    }
+  };
   set_forward_observer([&](const ForwardView& view) {
-    const Slot& slot = slots_.at(view.micro_batch);
-    for (size_t i = 0; i < slot.vision.stack.layers.size(); ++i) {
-      const LayerActivations& a = slot.vision.stack.layers[i];
-      check(a.x, fmt::format("input of vision layer {}", i));
-      check(a.o, fmt::format("attention of vision layer {}", i));
-      check(a.act, fmt::format("mlp of vision layer {}", i));
+    if (view.llm == nullptr) {
+      check_layers(slots_.at(view.micro_batch).vision.stack, 0, "vision");
+      for (size_t k = 0; k < view.encoded->size(); ++k) {
+        check((*view.encoded)[k], fmt::format("vision feature {}", k));
+      }
+      return;
     }
-    for (size_t k = 0; k < slot.injected.size(); ++k) {
-      check(slot.injected[k], fmt::format("vision feature {}", k));
-    }
-    for (size_t i = 0; i < slot.llm.stack.layers.size(); ++i) {
-      const LayerActivations& a = slot.llm.stack.layers[i];
-      check(a.x, fmt::format("input of llm layer {}", i));
-      check(a.o, fmt::format("attention of llm layer {}", i));
-      check(a.act, fmt::format("mlp of llm layer {}", i));
-    }
-    check(slot.llm.hidden, "llm final norm");
+    check_layers(view.llm->stack, model_.llm().LayersOf(view.llm->stage).begin, "llm");
+    check(view.llm->hidden, "llm final norm");
   });
-  Evaluate({batch});
+  const double loss = Evaluate({batch})[0];
   set_forward_observer(nullptr);
-  if (where.empty() && !std::isfinite(losses_[0])) where = "the logits or the loss";
+  if (where.empty() && !std::isfinite(loss)) where = "the logits or the loss";
   return where;
 }
 

@@ -10,8 +10,10 @@
 #include "core/model/multimodal_model.h"
 #include "core/optim/sharded_adamw.h"
 #include "core/train/reduce_ahead.h"
+#include "core/train/step_plan.h"
 #include "parallel/schedule/execute.h"
 #include "parallel/schedule/schedule.h"
+#include "parallel/shard/row_exchange.h"
 
 namespace omnitrain {
 
@@ -28,15 +30,23 @@ struct StepOutcome {
   bool is_finite = true;  // false: parameters were left alone
 };
 
+/// A replica's ranks as the executor talks to them. Groups of one rank may be absent.
+struct ReplicaGroups {
+  ReplicaShape shape;
+  Communicator* stage = nullptr;     // the ranks of shape.seats
+  Communicator* pipeline = nullptr;  // [pp]: this seat on every pipeline rank; with messages
+  Communicator* replica = nullptr;   // all of it
+};
+
 /// Runs the schedule of a step on one rank: the bodies of the ops, over memory planned for this
 /// step's sizes. Without an optimizer it stops after the gradients (REDUCE_GRAD and STEP do
-/// nothing).
+/// nothing). All ranks of a replica are given the same micro-batches; replicas have as many.
 class StepExecutor : private OpRunner {
  public:
-  StepExecutor(Context& ctx, MultimodalModel& model);
+  StepExecutor(Context& ctx, MultimodalModel& model, const ReplicaGroups& groups = {});
   ~StepExecutor() override;
 
-  /// A whole training step.  Collective over dp.
+  /// A whole training step.  Collective over the world.
   StepOutcome Train(const std::vector<MicroBatch>& micro_batches, const StepParams& params,
                     ShardedAdamW& optimizer);
 
@@ -44,29 +54,31 @@ class StepExecutor : private OpRunner {
   /// Returns the loss sum over all ranks.
   double Gradients(const std::vector<MicroBatch>& micro_batches, ShardedAdamW& optimizer);
 
-  /// Forward passes only. Returns the loss sum of each micro-batch, of this rank.
+  /// Forward passes only. Returns the loss sum of each micro-batch, whole on every rank of the
+  /// replica.  Collective over it (with experts, over their group).
   std::vector<double> Evaluate(const std::vector<MicroBatch>& micro_batches);
 
-  /// Called after the LLM's forward of each micro-batch, while its activations are there: logits,
-  /// encoder outputs.
+  /// Called after the forward of an encoder (llm absent) or of a stage of the LLM, while its
+  /// activations are there.
   struct ForwardView {
     int micro_batch = 0;
     const LlmActivations* llm = nullptr;
-    const std::vector<Tensor>* features = nullptr;  // of the encoder, [N, D] each
+    const std::vector<int>* items = nullptr;       // which of the micro-batch's this rank encoded
+    const std::vector<Tensor>* encoded = nullptr;  // their features, [rows, D] each
   };
   void set_forward_observer(std::function<void(const ForwardView&)> observer) {
     observer_ = std::move(observer);
   }
 
-  /// Loss sums per micro-batch of the last run, on this rank.
-  const std::vector<double>& micro_batch_losses() const { return losses_; }
+  /// Loss sums per micro-batch of the last run, whole.  Collective over the replica.
+  std::vector<double> ReplicaLosses();
   /// Bytes of the activation arena, as planned for the last run.
   size_t planned_bytes() const { return arena_.bytes(); }
   /// The timeline of the last run.
   const std::vector<OpSpan>& trace() const { return trace_; }
 
-  /// Runs the forward of one micro-batch and names the first place whose output is not finite; ""
-  /// when all are.
+  /// Runs the forward of one micro-batch and names the first place on this rank whose output is not
+  /// finite; "" when all are.  Collective as Evaluate is.
   std::string FindNonFinite(const MicroBatch& micro_batch);
 
   /// Norms and activations are recomputed in the backward where keeping them does not fit the
@@ -79,29 +91,55 @@ class StepExecutor : private OpRunner {
   size_t PlanBytes(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
 
  private:
-  // What is live of one micro-batch.
-  struct Slot {
-    VisionActivations vision;
+  // What is live of one micro-batch: on one stage, and of the encoder.
+  struct StageSlot {
     LlmActivations llm;
-    std::vector<Tensor> encoded, injected, injected_grads, encoded_grads;
+    FeatureBlock injected, injected_grads;
+    Tensor d;
+    std::vector<LayerGradients> grads;
+    CommHandle received, received_grad;
+    std::vector<CommHandle> received_features;
   };
-  struct Plan;
+  struct Slot {
+    ItemBatch own_items;  // with several seats: what this one encodes
+    const ItemBatch* items = nullptr;
+    VisionActivations vision;
+    std::vector<Tensor> encoded, encoded_grads;
+    RowExchange exchange;
+    std::map<int, StageSlot> stages;
+  };
 
   void Run(const Op& op) override;
-  Plan MakePlan(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose,
-                Recompute recompute) const;
-  Plan ChoosePlan(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
+  StepPlan ChoosePlan(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
   void RunSchedule(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose);
-  void RunBackward(const Op& op);
+  Carver At(StepBlock block, int stage, int micro_batch) const;
+
+  void EncoderForward(const Op& op);
+  void EncoderBackward(const Op& op);
+  void StageForward(const Op& op);
+  void StageBackward(const Op& op);
+  void ReshardForward(const Op& op);
+  void ReshardBackward(const Op& op);
+  void ToSeats(Slot& slot, int micro_batch);
+  void FromSeats(Slot& slot, int micro_batch);
+  LlmActivations& ActivationsOf(const Op& op);
+  Tensor& GradOf(const Op& op);
+  FeatureBlock& FeaturesOf(StepBlock block, int stage, int micro_batch);
+  bool HasEncoder() const { return model_.has_vision(); }
+  Communicator& pipeline() const;
+  int PipelineRankOf(int stage) const { return stage % groups_.shape.pp; }
+  void Send(const Tensor& t, int stage);
+  void AwaitSends(int position);
+  bool IsLastGradient(const Op& op) const;
+
   void StartReadyReduces();
   void AwaitValues(const Op& op);
   void FinishStep();
   void ReadLosses();
-  std::vector<Tensor> CarveFeatures(Carver& carver, const MicroBatch& batch) const;
-  Carver At(int block, int micro_batch) const;
 
   Context& ctx_;
   MultimodalModel& model_;
+  ReplicaGroups groups_;
   std::optional<Recompute> fixed_recompute_;
   Buffer arena_;
   OwnedTensor loss_sums_;  // [num_micro_batches] f64
@@ -109,13 +147,16 @@ class StepExecutor : private OpRunner {
   // Of the run under way.
   const std::vector<MicroBatch>* batches_ = nullptr;
   ShardedAdamW* optimizer_ = nullptr;
-  std::map<std::string, int> last_backward_;  // micro-batch of a module's last backward
+  std::map<std::pair<std::string, int>, int> last_gradient_;  // (module, stage): its micro-batch
+  int num_stages_done_ = 0;  // stages of the LLM whose gradients are complete
   std::unique_ptr<ReduceAhead> reduce_ahead_;
   const StepParams* params_ = nullptr;  // absent: gradients only
   StepOutcome outcome_;
   LossMode loss_mode_ = LossMode::kLoss;
-  std::unique_ptr<Plan> plan_;
-  std::map<int, Slot> slots_;  // by micro-batch
+  std::unique_ptr<StepPlan> plan_;
+  int position_ = 0;                               // in this rank's list
+  std::vector<std::pair<int, CommHandle>> sends_;  // with the position that waits for each
+  std::map<int, Slot> slots_;                      // by micro-batch
   std::vector<double> losses_;
   std::vector<OpSpan> trace_;
   std::function<void(const ForwardView&)> observer_;

@@ -10,13 +10,13 @@ std::vector<int64_t> ItemBatch::PatchBegins() const {
   return begins;
 }
 
-ItemBatch SelectItems(const ItemBatch& batch, const std::vector<int>& items) {
+ItemBatch SelectItems(const ItemBatch& batch, const std::vector<int>& items, Pixels pixels) {
   ItemBatch picked;
   picked.patch_dim = batch.patch_dim;
   picked.merge_size = batch.merge_size;
   const std::vector<int64_t> begins = batch.PatchBegins();
   const int64_t patches_per_row = int64_t{batch.merge_size} * batch.merge_size;
-  const bool has_patches = !batch.patches.empty();
+  const bool has_patches = pixels == Pixels::kCopy && !batch.patches.empty();
   if (!batch.window_cu_seqlens.empty()) picked.window_cu_seqlens = {0};
   for (int item : items) {
     const auto i = static_cast<size_t>(item);

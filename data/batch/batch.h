@@ -40,8 +40,9 @@ struct ItemBatch {
   std::vector<int64_t> PatchBegins() const;
 };
 
-/// The given items of a batch, ascending, as a batch of their own.
-ItemBatch SelectItems(const ItemBatch& batch, const std::vector<int>& items);
+/// The given items of a batch, ascending, as a batch of their own. A plan needs no pixels.
+enum class Pixels { kCopy, kLeaveOut };
+ItemBatch SelectItems(const ItemBatch& batch, const std::vector<int>& items, Pixels pixels);
 
 /// Samples packed into one LLM sequence, on the host. Rows past the last sample (padding) form a
 /// segment of their own, without labels.

@@ -111,7 +111,7 @@ TEST_CASE("Picked items are as if they had been packed alone") {
       }
       return batch.items;
     };
-    const ItemBatch picked = SelectItems(numbered({&a, &b, &c}), {0, 2});
+    const ItemBatch picked = SelectItems(numbered({&a, &b, &c}), {0, 2}, Pixels::kCopy);
     const ItemBatch alone = numbered({&a, &c});
     CHECK(picked.grids == alone.grids);
     CHECK(picked.kinds == alone.kinds);
