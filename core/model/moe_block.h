@@ -29,9 +29,8 @@ struct MoeConfig {
 /// and scale * L joins the sum of token losses, which is what gradients are of until the step
 /// divides them by its count of loss tokens. transformers adds router_aux_loss_coef times L to the
 /// mean token loss, L over the rows of all layers at once; the same weight per layer is
-///   scale = router_aux_loss_coef * (loss tokens of the micro-batch) / (sparse layers of the
-///   model),
-/// and the two agree where layers load their experts alike.
+///   scale = router_aux_loss_coef * (loss tokens of the micro-batch) / (sparse layers),
+/// layers of the whole model, and the two agree where layers load their experts alike.
 /// Source: Fedus et al. 2022, eq. 4-6; transformers, load_balancing_loss_func.
 struct MoeBalance {
   double scale = 0;              // 0: no loss; the same on all ranks of `comm`
@@ -79,8 +78,8 @@ struct MoeActivations {
 /// Memory: `acts` as Carve plans it; of `pool`, per layer from the forward to the end of WeightGrad
 /// R (D + 3I) elements (kCheapParts until InputGrad: R (D + 2I), or R 2I with one ep rank), from
 /// InputGrad to WeightGrad R D more with several ep ranks, and R (2D + I) at most while a call
-/// runs. R depends
-/// on what the router chose: T K where ranks are alike and the load is even, ep T K at worst.
+/// runs. R depends on what the router chose: T K where ranks are alike and the load is even, ep T K
+/// at worst.
 /// Deterministic: equal layouts give equal bits.
 /// Source: Shazeer et al. 2017; Lepikhin et al. 2021 (experts over ranks), without its capacity.
 class MoeBlock {

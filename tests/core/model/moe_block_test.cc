@@ -1,5 +1,6 @@
 #include "core/model/moe_block.h"
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
@@ -180,13 +181,13 @@ TEST_CASE("Gradients of a whole block, router and balance loss included, by cent
                 bound));
 }
 
-TEST_CASE("The balance loss by its definition, over rows that are no padding") {
+TEST_CASE("Outputs by their definition, and the balance loss, over rows that are no padding") {
   const Parameters p = Parameters::Random();
   const Inputs in(11, 8);
   TestBlock b;
   b.Load(p);
-  V times(kExperts), sums(kExperts);
-  for (int64_t t = 0; t < in.num_real; ++t) {
+  V times(kExperts), sums(kExperts), y(static_cast<size_t>(in.rows() * kWidth));
+  for (int64_t t = 0; t < in.rows(); ++t) {
     V likelihood(kExperts);
     double all = 0;
     for (size_t e = 0; e < kExperts; ++e) {
@@ -196,17 +197,37 @@ TEST_CASE("The balance loss by its definition, over rows that are no padding") {
       likelihood[e] = std::exp(likelihood[e]);
       all += likelihood[e];
     }
+    V chosen = likelihood;
+    std::sort(chosen.rbegin(), chosen.rend());
+    const double chosen_sum = chosen[0] + chosen[1] + chosen[2];
     for (size_t e = 0; e < kExperts; ++e) {
-      int64_t num_above = 0;
-      for (const double other : likelihood) num_above += other > likelihood[e];
-      times[e] += num_above < kTopK ? 1 : 0;
-      sums[e] += likelihood[e] / all;
+      const bool is_chosen = likelihood[e] >= chosen[kTopK - 1];
+      if (t < in.num_real) {
+        times[e] += is_chosen ? 1 : 0;
+        sums[e] += likelihood[e] / all;
+      }
+      if (!is_chosen) continue;
+      for (size_t f = 0; f < kFfn; ++f) {
+        double gate = 0, up = 0;
+        for (size_t i = 0; i < kWidth; ++i) {
+          const double xi = in.x.at(t * kWidth + static_cast<int64_t>(i));
+          gate += p.gate_up[(e * 2 * kFfn + f) * kWidth + i] * xi;
+          up += p.gate_up[(e * 2 * kFfn + kFfn + f) * kWidth + i] * xi;
+        }
+        const double h = gate / (1 + std::exp(-gate)) * up;
+        for (size_t i = 0; i < kWidth; ++i) {
+          y[static_cast<size_t>(t) * kWidth + i] +=
+              likelihood[e] / chosen_sum * h * p.down[(e * kWidth + i) * kFfn + f];
+        }
+      }
     }
   }
   double loss = 0;
   const auto n = static_cast<double>(in.num_real);
   for (size_t e = 0; e < kExperts; ++e) loss += kExperts * (times[e] / n) * (sums[e] / n);
-  CHECK(Run(b, in).loss == Approx(kScale * loss).epsilon(1e-13));
+  const Pass pass = Run(b, in);
+  CHECK(Compare(pass.y, y, {1e-13}));
+  CHECK(pass.loss == Approx(kScale * loss).epsilon(1e-13));
   CHECK(Run(b, in, MoeBalance()).loss == 0);
 }
 
