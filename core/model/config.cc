@@ -131,6 +131,45 @@ void RefuseTextOptions(ConfigReader& text, ModelFamily family) {
                "true is not implemented for {}", FamilyName(family));
 }
 
+std::vector<int> ReadLayers(ConfigReader& reader, const std::string& key, int depth,
+                            std::optional<std::vector<int64_t>> absent) {
+  std::vector<int> layers;
+  for (int64_t layer : reader.Ints(key, std::move(absent))) {
+    reader.Require(layer >= 0 && layer < depth, key, "there is no layer {} among {}", layer, depth);
+    reader.Require(layers.empty() || layer > layers.back(), key, "not in ascending order");
+    layers.push_back(static_cast<int>(layer));
+  }
+  return layers;
+}
+
+/// transformers 4 says num_experts, 5 num_local_experts.
+int ReadNumExperts(ConfigReader& text) {
+  const char* const name = text.Has("num_experts") ? "num_experts" : "num_local_experts";
+  text.Require(text.Has(name), "num_experts", "missing");
+  const int num_experts = text.Size(name);
+  const int other = text.Size("num_local_experts", num_experts);
+  text.Require(other == num_experts, "num_local_experts", "{} here, {} in num_experts: remove one",
+               other, num_experts);
+  return num_experts;
+}
+
+void ReadMoe(ConfigReader& text, ModelFamily family, TextConfig* c) {
+  c->num_experts = ReadNumExperts(text);
+  c->experts_per_token = text.Size("num_experts_per_tok");
+  text.Require(c->experts_per_token <= c->num_experts, "num_experts_per_tok", "{} of {} experts",
+               c->experts_per_token, c->num_experts);
+  c->expert_ffn_width = text.Size("moe_intermediate_size");
+  // transformers divides by the sum whatever is said here.
+  c->norm_topk_prob = text.Bool("norm_topk_prob", true);
+  text.Require(c->norm_topk_prob, "norm_topk_prob", "{} always has true", FamilyName(family));
+  c->decoder_sparse_step = text.Size("decoder_sparse_step", 1);
+  c->dense_layers = ReadLayers(text, "mlp_only_layers", c->num_layers, std::vector<int64_t>{});
+  c->router_aux_loss_coef = text.Real("router_aux_loss_coef", 0.001);
+  text.Require(c->router_aux_loss_coef >= 0, "router_aux_loss_coef", "{} is below 0",
+               c->router_aux_loss_coef);
+  text.Bool("output_router_logits", false);
+}
+
 TextConfig ReadText(ConfigReader& text, ModelFamily family, Spelling spelling) {
   RefuseTextOptions(text, family);
   TextConfig c;
@@ -162,6 +201,7 @@ TextConfig ReadText(ConfigReader& text, ModelFamily family, Spelling spelling) {
   c.activation = ReadActivation(text, "hidden_act", Activation::kSilu);
   c.initializer_range = text.Real("initializer_range", 0.02);
   c.max_position_embeddings = text.Int("max_position_embeddings", IsQwen3(family) ? 128000 : 32768);
+  if (family == ModelFamily::kQwen3VlMoe) ReadMoe(text, family, &c);
   return c;
 }
 
@@ -181,18 +221,6 @@ void ReadVisionWidths(ConfigReader& vision, ModelFamily family, Spelling spellin
   vision.Require(c->out_width == text_width,
                  family == ModelFamily::kQwen2Vl ? "hidden_size" : "out_hidden_size",
                  "{} is not the LLM's hidden_size, {}", c->out_width, text_width);
-}
-
-std::vector<int> ReadLayers(ConfigReader& vision, const std::string& key, int depth,
-                            std::optional<std::vector<int64_t>> absent) {
-  std::vector<int> layers;
-  for (int64_t layer : vision.Ints(key, std::move(absent))) {
-    vision.Require(layer >= 0 && layer < depth, key, "there is no block {} in a tower of {}", layer,
-                   depth);
-    vision.Require(layers.empty() || layer > layers.back(), key, "not in ascending order");
-    layers.push_back(static_cast<int>(layer));
-  }
-  return layers;
 }
 
 void ReadQwen3Vision(ConfigReader& vision, Spelling spelling, int num_text_layers,
@@ -307,6 +335,17 @@ bool IsQwen3(ModelFamily family) {
 
 const char* FamilyName(ModelFamily family) { return DefaultsOf(family).name; }
 
+bool TextConfig::IsMoeLayer(int layer) const {
+  return num_experts > 0 && (layer + 1) % decoder_sparse_step == 0 &&
+         !std::binary_search(dense_layers.begin(), dense_layers.end(), layer);
+}
+
+int TextConfig::num_moe_layers() const {
+  int num_sparse = 0;
+  for (int layer = 0; layer < num_layers; ++layer) num_sparse += IsMoeLayer(layer) ? 1 : 0;
+  return num_sparse;
+}
+
 ModelConfig ParseModelConfig(const Json& config, const std::string& where) {
   ConfigReader root(config, where, "", ErrorCode::kCheckpoint);
   ModelConfig c;
@@ -346,7 +385,6 @@ ModelConfig ModelConfigFromArch(const std::string& arch_json) {
   ConfigReader root(arch, "model.arch", "", ErrorCode::kSpec);
   ModelConfig c;
   c.family = ReadFamily(root, "family");
-  RefuseUnsupportedModel(c, "model.arch");
   ConfigReader text = root.Object("text");
   ConfigReader vision = root.Object("vision");
   c.text = ReadText(text, c.family, Spelling::kArch);

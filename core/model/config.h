@@ -36,7 +36,20 @@ struct TextConfig {
   Activation activation = Activation::kSilu;  // gated: down(act(gate) * up)
   double initializer_range = 0.02;
   int64_t max_position_embeddings = 0;
+  // Mixture of experts: a sparse layer has num_experts MLPs of width expert_ffn_width instead of
+  // one of ffn_width.
+  int num_experts = 0;            // E; 0: every layer is dense
+  int experts_per_token = 0;      // 1 to E
+  int expert_ffn_width = 0;       // I
+  bool norm_topk_prob = false;    // the weights of a token's experts add up to 1
+  int decoder_sparse_step = 1;    // every so many layers one may be sparse
+  std::vector<int> dense_layers;  // those that are dense all the same, ascending
+  // What the balance loss counts for beside the mean token loss. transformers adds it only with
+  // output_router_logits, which has no say here.
+  double router_aux_loss_coef = 0;
 
+  bool IsMoeLayer(int layer) const;
+  int num_moe_layers() const;
   int query_width() const { return num_heads * head_dim; }  // columns of q
   int kv_width() const { return num_kv_heads * head_dim; }  // columns of k, and of v
 };

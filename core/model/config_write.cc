@@ -62,6 +62,17 @@ Json TextJson(const TextConfig& c, ModelFamily family, const char* dtype) {
   j["rope_theta"] = c.rope.theta;
   rope["rope_theta"] = c.rope.theta;
   j["rope_parameters"] = rope;
+  if (c.num_experts > 0) {
+    j["decoder_sparse_step"] = c.decoder_sparse_step;
+    j["mlp_only_layers"] = c.dense_layers;
+    j["moe_intermediate_size"] = c.expert_ffn_width;
+    j["norm_topk_prob"] = c.norm_topk_prob;
+    // transformers 4 reads num_experts, 5 num_local_experts.
+    j["num_experts"] = c.num_experts;
+    j["num_local_experts"] = c.num_experts;
+    j["num_experts_per_tok"] = c.experts_per_token;
+    j["router_aux_loss_coef"] = c.router_aux_loss_coef;
+  }
   j["tie_word_embeddings"] = c.tie_word_embeddings;
   j["use_cache"] = true;
   j["vocab_size"] = c.vocab_size;
@@ -123,7 +134,6 @@ const char* ArchitectureOf(ModelFamily family) {
 }  // namespace
 
 Json ToHfConfig(const ModelConfig& c) {
-  OT_CHECK(c.family != ModelFamily::kQwen3VlMoe, "{}", FamilyName(c.family));
   OT_CHECK(c.text.vocab_size > 0 && c.image_token_id >= 0 && c.video_token_id >= 0 &&
                c.vision_start_token_id >= 0 && c.vision_end_token_id >= 0,
            "vocabulary or special tokens are not known yet");

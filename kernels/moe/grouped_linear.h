@@ -15,9 +15,9 @@ namespace omnitrain {
 // never fall, from 0 to R. No wait for the device. Deterministic, as the products of kernels/gemm
 // are.  Errors: offsets that do not cover the rows are kInternal. Cost: one product of kernels/gemm
 // per group that is not empty. On the GPU these follow each other on the stream: E launches, each
-// too small to fill the device when groups have few rows (below about 1,000 for Qwen3-30B-A3B's 768
-// x 2048), and the host asks cuBLASLt for an algorithm at every number of rows it meets for the
-// first time. A kernel over all groups at once would cost one launch.
+// too small to fill the device when groups have few rows, and the host asks cuBLASLt for an
+// algorithm at every number of rows it meets for the first time. A kernel over all groups at once
+// would cost one launch.
 
 /// y[r] = w_e x[r], or y += with kAccumulate, e the expert of row r.
 /// Shapes: x [R, I]; w [E, O, I]; y [R, O].

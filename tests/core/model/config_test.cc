@@ -114,6 +114,60 @@ TEST_CASE("Qwen2-VL and Qwen2.5-VL, nested and flat") {
   }
 }
 
+TEST_CASE("Qwen3-VL-MoE, with the experts' number under its old and its new name") {
+  const Json golden = Golden("qwen3_vl_moe");
+  Json old = golden;
+  old["text_config"]["num_experts"] = golden["text_config"]["num_local_experts"];
+  Json both = old;
+  old["text_config"].erase("num_local_experts");
+  for (const Json& j : {golden, old, both}) {
+    const TextConfig c = Parse(j).text;
+    CHECK(c.num_experts == 8);
+    CHECK(c.experts_per_token == 2);
+    CHECK(c.expert_ffn_width == 40);
+    CHECK(c.norm_topk_prob);
+    CHECK(c.router_aux_loss_coef == 0);
+    CHECK(c.num_moe_layers() == 4);
+  }
+  CHECK(Parse(Golden("qwen3_vl")).text.num_moe_layers() == 0);
+
+  const std::string text = "config.json: text_config.";
+  const auto refusal = [&](const char* key, const Json& value) {
+    return Refusal(std::string("/text_config/") + key, value, both);
+  };
+  CHECK(refusal("num_local_experts", 4) ==
+        text + "num_local_experts: 4 here, 8 in num_experts: remove one");
+  CHECK(refusal("num_experts_per_tok", 9) == text + "num_experts_per_tok: 9 of 8 experts");
+  CHECK(refusal("num_experts_per_tok", nullptr) == text + "num_experts_per_tok: missing");
+  CHECK(refusal("norm_topk_prob", false) == text + "norm_topk_prob: qwen3_vl_moe always has true");
+  CHECK(refusal("decoder_sparse_step", 0) == text + "decoder_sparse_step: 0 is not a size");
+  CHECK(refusal("mlp_only_layers", {4}) == text + "mlp_only_layers: there is no layer 4 among 4");
+  CHECK(refusal("mlp_only_layers", {2, 1}) == text + "mlp_only_layers: not in ascending order");
+  CHECK(refusal("router_aux_loss_coef", -1.0) == text + "router_aux_loss_coef: -1 is below 0");
+  old["text_config"].erase("num_experts");
+  CHECK(Refusal("/x", nullptr, old) == text + "num_experts: missing");
+}
+
+TEST_CASE("Which layers are sparse") {
+  const auto sparse = [](int step, const std::vector<int>& dense) {
+    Json j = Golden("qwen3_vl_moe");
+    j["text_config"]["decoder_sparse_step"] = step;
+    j["text_config"]["mlp_only_layers"] = dense;
+    const TextConfig c = Parse(j).text;
+    std::vector<int> layers;
+    for (int i = 0; i < c.num_layers; ++i) {
+      if (c.IsMoeLayer(i)) layers.push_back(i);
+    }
+    CHECK(c.num_moe_layers() == static_cast<int>(layers.size()));
+    return layers;
+  };
+  CHECK(sparse(1, {}) == std::vector<int>{0, 1, 2, 3});
+  CHECK(sparse(2, {}) == std::vector<int>{1, 3});
+  CHECK(sparse(3, {}) == std::vector<int>{2});
+  CHECK(sparse(1, {0, 3}) == std::vector<int>{1, 2});
+  CHECK(sparse(2, {3}) == std::vector<int>{1});
+}
+
 TEST_CASE("families that cannot be trained yet are recognised and refused by name") {
   const ModelConfig moe = Parse(Golden("qwen3_vl_moe"));
   CHECK(moe.family == ModelFamily::kQwen3VlMoe);
@@ -254,7 +308,7 @@ TEST_CASE("sizes that do not fit each other are refused") {
   CHECK(Refusal("/vision_config/num_position_embeddings", 63) ==
         vision + "num_position_embeddings: 63 is not a square");
   CHECK(Refusal("/vision_config/deepstack_visual_indexes", {1, 3, 6}) ==
-        vision + "deepstack_visual_indexes: there is no block 6 in a tower of 6");
+        vision + "deepstack_visual_indexes: there is no layer 6 among 6");
   CHECK(Refusal("/vision_config/deepstack_visual_indexes", {3, 1}) ==
         vision + "deepstack_visual_indexes: not in ascending order");
   CHECK(Refusal("/vision_config/deepstack_visual_indexes", {0, 1, 2, 3, 4}) ==
@@ -323,6 +377,25 @@ TEST_CASE("model.arch is strict") {
   CHECK(ArchRefusal("{}") == "model.arch: family: missing");
 }
 
+TEST_CASE("model.arch of a mixture of experts") {
+  Json j = Json::parse(kArch);
+  j["family"] = "qwen3_vl_moe";
+  CHECK(ArchRefusal(j.dump()) == "model.arch: text.num_experts: missing");
+  j["text"]["num_experts"] = 16;
+  j["text"]["num_experts_per_tok"] = 4;
+  CHECK(ArchRefusal(j.dump()) == "model.arch: text.moe_intermediate_size: missing");
+  j["text"]["moe_intermediate_size"] = 24;
+  j["text"]["mlp_only_layers"] = {0};
+  const TextConfig c = ModelConfigFromArch(j.dump()).text;
+  CHECK(c.num_experts == 16);
+  CHECK(c.experts_per_token == 4);
+  CHECK(c.expert_ffn_width == 24);
+  CHECK(c.num_moe_layers() == 1);
+  CHECK(c.router_aux_loss_coef == 0.001);
+  j["family"] = "qwen3_vl";
+  CHECK_THAT(ArchRefusal(j.dump()), Catch::Matchers::Contains("unknown key 'text.num_experts'"));
+}
+
 TEST_CASE("families that cannot be trained yet are refused by name") {
   ModelConfig c = ModelConfigFromArch(kArch);
   CHECK_NOTHROW(RefuseUnsupportedModel(c, "model.arch"));
@@ -348,7 +421,7 @@ TEST_CASE("what is written reads back the same") {
   CHECK(again.vision.deepstack_layers == std::vector<int>{0});
   CHECK(again.saved_dtype == DType::kBF16);
 
-  for (const char* family : {"qwen2_vl", "qwen2_5_vl", "qwen3_vl"}) {
+  for (const char* family : {"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"}) {
     const Json once = ToHfConfig(Parse(Golden(family)));
     CHECK(once.at("model_type") == family);
     CHECK(ToHfConfig(Parse(once)) == once);
