@@ -335,11 +335,11 @@ void TransformerStack::Backward(Context& ctx, const SequenceInputs& inputs, int 
     const LayerGradients& g = part == BackwardPart::kBoth ? grads[0] : grads[i];
     if (part == BackwardPart::kWeight) {
       LayerWeightGrad(ctx, acts, layers_[begin + i], acts.layers[i], g);
-      if (hooks.after_weight_grad) hooks.after_weight_grad(begin + i);
-      continue;
+    } else {
+      if (hooks.before_backward) hooks.before_backward(begin + i, d);
+      LayerInputGrad(ctx, inputs, acts, layers_[begin + i], acts.layers[i], g, part, d);
     }
-    if (hooks.before_backward) hooks.before_backward(begin + i, d);
-    LayerInputGrad(ctx, inputs, acts, layers_[begin + i], acts.layers[i], g, part, d);
+    if (part != BackwardPart::kInput && hooks.after_weight_grad) hooks.after_weight_grad(begin + i);
   }
 }
 

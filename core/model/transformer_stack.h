@@ -108,7 +108,7 @@ struct StackHooks {
   /// Before a layer's backward, with dx [Tl, D] at its output: add a tap's gradient or read an
   /// injection's.
   std::function<void(int layer, const Tensor& dx)> before_backward;
-  /// After a layer's weight gradients of this pass were added.
+  /// After the last of a layer's gradients was added: kBoth or kWeight.
   std::function<void(int layer)> after_weight_grad;
 };
 

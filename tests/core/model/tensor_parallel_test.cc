@@ -18,6 +18,7 @@ struct Job {
   std::vector<MicroBatch> batches;
   int num_stages = 1;
   bool is_split = false;  // the backward in two halves
+  bool is_frozen = false;
   Recompute recompute = Recompute::kNone;
 };
 
@@ -88,6 +89,7 @@ class Rank {
         mutex_(mutex) {
     ParamStore::AllocateOptions options;
     options.dtype = DType::kF64;
+    options.frozen[static_cast<int>(ParamGroup::kLlm)] = job.is_frozen;
     params_.Allocate(*cpu_.device, options);
     for (ParamId id = 0; id < params_.num_params(); ++id) {
       const ParamSpec& spec = params_.spec(id);
@@ -109,6 +111,7 @@ class Rank {
     const std::lock_guard<std::mutex> lock(*mutex_);
     for (ParamId id = 0; id < params_.num_params(); ++id) {
       const ParamSpec& spec = params_.spec(id);
+      if (params_.is_frozen(id)) continue;
       for (const HfPart& part : spec.hf_parts) {
         int64_t size = 1;
         for (int64_t d : part.shape) size *= d;
@@ -218,15 +221,19 @@ class Rank {
     }
 
     Array d(DType::kF64, {acts[0].num_rows, D});
+    std::vector<int> done, all;
+    const auto on_layer_done = [&](int layer) { done.push_back(layer); };
+    for (int i = job_.text.num_layers - 1; i >= 0; --i) all.push_back(i);
     for (int s = job_.num_stages - 1; s >= 0; --s) {
       const BackwardPart part = job_.is_split ? BackwardPart::kInput : BackwardPart::kBoth;
       const auto grads = Carve([&](Carver& c) { return llm_.CarveGradients(c, batch, s, part); });
-      llm_.Backward(ctx, acts[s], grads, part, tensors(d_features), *d);
+      llm_.Backward(ctx, acts[s], grads, part, tensors(d_features), *d, on_layer_done);
       if (!job_.is_split) continue;
       const Array before = d;
-      llm_.Backward(ctx, acts[s], grads, BackwardPart::kWeight, {}, *d);
+      llm_.Backward(ctx, acts[s], grads, BackwardPart::kWeight, {}, *d, on_layer_done);
       OT_CHECK(d == before, "a weight pass changed d");
     }
+    OT_CHECK(done == all, "{} layers are done", done.size());
     for (int k = 0; k < kNumFeatures; ++k) {
       Give(of + " d_feature " + std::to_string(k), static_cast<int64_t>(batch.item_rows.size()), D,
            0, items.encoder_rows, *d_features[static_cast<size_t>(k)]);
@@ -317,6 +324,19 @@ TEST_CASE("tensor parallelism under split backwards, recomputation and stages") 
     job.is_split = true;
   }
   CheckEqual(RunJob(job, tp), want);
+}
+
+TEST_CASE("tensor parallelism next to a frozen LLM") {
+  Job job;
+  job.text = TinyText(8, 2, /*is_tied=*/false);
+  job.batches = AwkwardBatches(job.text);
+  job.is_frozen = true;
+  SECTION("at once") {}
+  SECTION("split") { job.is_split = true; }
+  const Outcome want = RunJob(job, 1);
+  CHECK(want.values.count("batch 3 d_feature 1") == 1);
+  CHECK(want.values.count("lm_head.weight") == 0);
+  CheckEqual(RunJob(job, 4), want);
 }
 
 TEST_CASE("a slice of the LLM says what it holds and who shares it") {
