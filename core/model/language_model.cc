@@ -1,5 +1,6 @@
 #include "core/model/language_model.h"
 
+#include "core/model/check_place.h"
 #include "core/model/host_tables.h"
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/gemm/gemm.h"
@@ -44,12 +45,31 @@ StackNames Names() {
   return n;
 }
 
+TextConfig Checked(const TextConfig& config, const LlmPlace& place) {
+  ParallelDegrees degrees;
+  degrees.tp = place.tp.size;
+  degrees.cp = place.cp.size;
+  degrees.ep = place.ep.size;
+  degrees.pp = place.num_stages;
+  CheckPlace(config, degrees);
+  return config;
+}
+
+VocabRange VocabOf(const TextConfig& config, const AxisSeat& tp) {
+  const int64_t first = config.vocab_size * tp.rank / tp.size;
+  return {first, config.vocab_size * (tp.rank + 1) / tp.size - first};
+}
+
 ParamId AddMatrix(ParamStore* params, const char* name, const std::string& hf_name,
-                  const TextConfig& config) {
+                  const TextConfig& config, const LlmPlace& place) {
+  const VocabRange slice = VocabOf(config, place.tp);
   ParamSpec spec;
   spec.name = name;
-  spec.shape = {config.vocab_size, config.width};
-  spec.hf_parts = {{hf_name, 0, config.vocab_size, {config.vocab_size, config.width}}};
+  spec.shape = {slice.count, config.width};
+  spec.hf_parts = {{hf_name, 0, slice.count, {config.vocab_size, config.width}, slice.first, 0}};
+  if (config.tie_word_embeddings && !(place.has_first_stage() && place.has_last_stage())) {
+    spec.sharing = ParamSharing::kTied;
+  }
   return params->Add(std::move(spec));
 }
 
@@ -64,43 +84,74 @@ std::vector<LayerRange> HeldLayers(const TextConfig& config, const LlmPlace& pla
   return ranges;
 }
 
-/// The rows that predict something, in order.
-std::vector<int32_t> LossRows(const MicroBatch& batch) {
-  std::vector<int32_t> rows;
-  for (size_t i = 0; i < batch.labels.size(); ++i) {
-    if (batch.labels[i] >= 0) rows.push_back(static_cast<int32_t>(i));
+/// Which of `rows` predict something, in order.
+std::vector<int32_t> LossRows(const MicroBatch& batch, const std::vector<int32_t>& rows) {
+  std::vector<int32_t> loss_rows;
+  if (batch.labels.empty()) return loss_rows;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] >= 0 && batch.labels[rows[i]] >= 0) loss_rows.push_back(static_cast<int32_t>(i));
   }
-  return rows;
+  return loss_rows;
 }
 
 template <typename T>
 std::vector<T> Pick(const std::vector<T>& values, const std::vector<int32_t>& rows) {
   std::vector<T> picked;
+  picked.reserve(rows.size());
   for (int32_t row : rows) picked.push_back(values[static_cast<size_t>(row)]);
   return picked;
+}
+
+/// Segments of `num_rows` rows: padding is one more.
+std::vector<int32_t> PaddedSegments(const MicroBatch& batch, int64_t num_rows) {
+  std::vector<int32_t> cu_seqlens = batch.cu_seqlens;
+  if (num_rows > batch.num_tokens()) cu_seqlens.push_back(static_cast<int32_t>(num_rows));
+  return cu_seqlens;
 }
 
 }  // namespace
 
 LanguageModel::LanguageModel(ParamStore* params, const TextConfig& config, const LlmPlace& place)
-    : config_(config),
+    : config_(Checked(config, place)),
       place_(place),
       params_(params),
       embed_(HoldsEmbedding(config, place)
                  ? AddMatrix(params, "llm.embed.weight",
-                             std::string(kPrefix) + "embed_tokens.weight", config)
+                             std::string(kPrefix) + "embed_tokens.weight", config, place)
                  : -1),
-      stack_(params, StackOf(config), Names(), HeldLayers(config, place)) {
+      stack_(params, StackOf(config), Names(), HeldLayers(config, place), place) {
   if (!place.has_last_stage()) return;
   final_norm_ = Norm(params, NormKind::kRms, "llm.final_norm", ParamGroup::kLlm,
                      std::string(kPrefix) + "norm", config.width, config.rms_eps);
   if (!config.tie_word_embeddings) {
-    head_ = AddMatrix(params, "llm.head.weight", "lm_head.weight", config);
+    head_ = AddMatrix(params, "llm.head.weight", "lm_head.weight", config, place);
   }
 }
 
+VocabRange LanguageModel::vocab() const { return VocabOf(config_, place_.tp); }
+
+int64_t LanguageModel::PaddedRows(const MicroBatch& batch) const {
+  const int64_t multiple = place_.row_multiple();
+  return (batch.num_tokens() + multiple - 1) / multiple * multiple;
+}
+
+RowRuns LanguageModel::ContextRowsAt(const MicroBatch& batch, int cp_rank) const {
+  return ContiguousRows(PaddedRows(batch), place_.cp.size, cp_rank);
+}
+
 RowRuns LanguageModel::RowsAt(const MicroBatch& batch, int cp_rank, int tp_rank) const {
-  return {{0, batch.num_tokens()}};
+  const int64_t Tl = PaddedRows(batch) / (place_.cp.size * place_.tp.size);
+  return SliceRows(ContextRowsAt(batch, cp_rank), tp_rank * Tl, Tl);
+}
+
+std::vector<int32_t> LanguageModel::ContextRows(const MicroBatch& batch) const {
+  std::vector<int32_t> rows;
+  for (const RowRun& run : ContextRowsAt(batch, place_.cp.rank)) {
+    for (int64_t row = run.begin; row < run.end(); ++row) {
+      rows.push_back(row < batch.num_tokens() ? static_cast<int32_t>(row) : -1);
+    }
+  }
+  return rows;
 }
 
 LocalItems LanguageModel::ItemsAt(const MicroBatch& batch, int cp_rank, int tp_rank) const {
@@ -129,57 +180,111 @@ bool LanguageModel::TakesFeature(int stage, int feature) const {
 
 LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, int stage,
                                     LossMode mode, Recompute recompute) const {
-  const int64_t T = batch.num_tokens();
+  const int64_t P = PaddedRows(batch), Tc = P / place_.cp.size, Tl = Tc / place_.tp.size;
   const DType dtype = params_->dtype();
   const LayerRange layers = LayersOf(stage);
   LlmActivations a;
   a.stage = stage;
-  a.num_rows = T;
-  a.num_item_rows = static_cast<int64_t>(batch.item_rows.size());
-  if (stage == 0) a.embed_ids = carver.Take(DType::kI32, {T});
+  a.num_rows = Tl;
+  a.num_item_rows =
+      static_cast<int64_t>(ItemsAt(batch, place_.cp.rank, place_.tp.rank).rows.size());
+  if (stage == 0) a.embed_ids = carver.Take(DType::kI32, {Tc});
   a.item_rows = carver.Take(DType::kI32, {a.num_item_rows});
-  a.sequence.cos = carver.Take(StatsDType(dtype), {T, config_.head_dim / 2});
-  a.sequence.sin = carver.Take(StatsDType(dtype), {T, config_.head_dim / 2});
-  a.sequence.segments = CarveSegments(carver, batch.cu_seqlens);
-  a.stack = stack_.Carve(carver, T, layers.begin, layers.end, recompute);
+  a.sequence.cos = carver.Take(StatsDType(dtype), {Tc, config_.head_dim / 2});
+  a.sequence.sin = carver.Take(StatsDType(dtype), {Tc, config_.head_dim / 2});
+  a.sequence.segments = CarveSegments(carver, PaddedSegments(batch, P));
+  a.stack = stack_.Carve(carver, Tc, layers.begin, layers.end, recompute);
   if (stage != place_.num_stages - 1) return a;
-  const int64_t M = static_cast<int64_t>(LossRows(batch).size());
+  const int64_t M = static_cast<int64_t>(LossRows(batch, ContextRows(batch)).size());
   a.loss_rows = carver.Take(DType::kI32, {M});
   a.labels = carver.Take(DType::kI32, {M});
   if (!batch.loss_weights.empty()) a.weights = carver.Take(DType::kF32, {M});
-  a.final_norm = final_norm_.Carve(carver, {T});
-  a.hidden = carver.Take(dtype, {T, config_.width});
-  if (mode == LossMode::kGradients) a.d_hidden = carver.Take(dtype, {T, config_.width});
+  a.final_norm = final_norm_.Carve(carver, {Tl});
+  a.hidden = carver.Take(dtype, {Tl, config_.width});
+  if (mode == LossMode::kGradients) a.d_hidden = carver.Take(dtype, {Tc, config_.width});
   return a;
 }
 
+void LanguageModel::UploadEmbedIds(Context& ctx, const MicroBatch& batch,
+                                   const std::vector<int32_t>& rows, Tensor embed_ids) const {
+  std::vector<int32_t> ids = batch.ids;
+  for (int32_t row : batch.item_rows) ids[row] = -1;
+  const VocabRange slice = vocab();
+  std::vector<int32_t> local;
+  local.reserve(rows.size());
+  for (int32_t row : rows) {
+    const int64_t id = row >= 0 ? ids[row] : -1;
+    OT_CHECK(id < config_.vocab_size, "id {} in row {}, the vocabulary is {}", id, row,
+             config_.vocab_size);
+    const bool is_here = id >= slice.first && id < slice.first + slice.count;
+    local.push_back(is_here ? static_cast<int32_t>(id - slice.first) : -1);
+  }
+  omnitrain::Upload(ctx, local, embed_ids);
+}
+
 void LanguageModel::Upload(Context& ctx, const MicroBatch& batch, LlmActivations* a) const {
-  if (a->embed_ids) {
-    std::vector<int32_t> embed_ids = batch.ids;
-    for (int32_t row : batch.item_rows) embed_ids[row] = -1;
-    omnitrain::Upload(ctx, embed_ids, a->embed_ids);
-  }
+  const std::vector<int32_t> rows = ContextRows(batch);
+  if (a->embed_ids) UploadEmbedIds(ctx, batch, rows, a->embed_ids);
   if (a->loss_rows) {
-    const std::vector<int32_t> loss_rows = LossRows(batch);
+    const std::vector<int32_t> loss_rows = LossRows(batch, rows), from = Pick(rows, loss_rows);
     omnitrain::Upload(ctx, loss_rows, a->loss_rows);
-    omnitrain::Upload(ctx, Pick(batch.labels, loss_rows), a->labels);
-    if (a->weights) omnitrain::Upload(ctx, Pick(batch.loss_weights, loss_rows), a->weights);
+    omnitrain::Upload(ctx, Pick(batch.labels, from), a->labels);
+    if (a->weights) omnitrain::Upload(ctx, Pick(batch.loss_weights, from), a->weights);
   }
-  omnitrain::Upload(ctx, batch.item_rows, a->item_rows);
+  omnitrain::Upload(ctx, ItemsAt(batch, place_.cp.rank, place_.tp.rank).rows, a->item_rows);
+  // Padding stands at position 0.
+  std::vector<int64_t> positions(3 * rows.size());
+  for (size_t i = 0; i < positions.size(); ++i) {
+    const int64_t row = rows[i % rows.size()], axis = static_cast<int64_t>(i / rows.size());
+    if (row >= 0) positions[i] = batch.position_ids[axis * batch.num_tokens() + row];
+  }
   std::vector<float> cos(static_cast<size_t>(a->sequence.cos.num_elements())), sin(cos.size());
-  BuildMropeTables(config_.rope, batch.position_ids.data(), a->num_rows, cos.data(), sin.data());
+  BuildMropeTables(config_.rope, positions.data(), static_cast<int64_t>(rows.size()), cos.data(),
+                   sin.data());
   omnitrain::Upload(ctx, cos, a->sequence.cos);
   omnitrain::Upload(ctx, sin, a->sequence.sin);
-  omnitrain::Upload(ctx, batch.cu_seqlens, a->sequence.segments.cu_seqlens);
+  omnitrain::Upload(ctx, PaddedSegments(batch, PaddedRows(batch)), a->sequence.segments.cu_seqlens);
+}
+
+void LanguageModel::Embed(Context& ctx, const LlmActivations& a) const {
+  const Tensor& table = params_->value(embed_);
+  if (place_.tp.size == 1) {
+    return GatherRows(ctx, table, a.embed_ids, Write::kOverwrite, a.input());
+  }
+  // A row is in one slice and zero in the others: the sum is exact.
+  GatherRows(ctx, table, a.embed_ids, Write::kOverwrite, a.stack.wide);
+  stack_.SumOverTp(ctx, a.stack.wide, a.input());
+}
+
+void LanguageModel::Loss(Context& ctx, const LlmActivations& a, LossMode mode,
+                         Tensor loss_sum) const {
+  const ParamId head = head_ >= 0 ? head_ : embed_;
+  const bool with_gradients = mode == LossMode::kGradients;
+  const AxisSeat& tp = place_.tp;
+  VocabShard shard;
+  shard.first = vocab().first;
+  shard.vocabulary = config_.vocab_size;
+  shard.widest = (config_.vocab_size + tp.size - 1) / tp.size;
+  shard.max = [&](const Tensor& values) {
+    tp.comm->AllReduce(values, ReduceOp::kMax, ctx.stream()).Wait(ctx.stream());
+  };
+  shard.sum = [&](const Tensor& values) {
+    tp.comm->AllReduce(values, ReduceOp::kSum, ctx.stream()).Wait(ctx.stream());
+  };
+  LinearCrossEntropy(ctx, stack_.GatherOverTp(ctx, a.stack, a.hidden), HeadWeight(), a.loss_rows,
+                     a.labels, a.weights, loss_sum, with_gradients ? a.d_hidden : Tensor(),
+                     with_gradients ? params_->grad(head) : Tensor(),
+                     tp.size > 1 ? &shard : nullptr);
 }
 
 void LanguageModel::Forward(Context& ctx, const LlmActivations& a,
                             const std::vector<Tensor>& features, LossMode mode,
                             Tensor loss_sum) const {
   if (a.stage == 0) {
-    const Tensor x = a.input();
-    GatherRows(ctx, params_->value(embed_), a.embed_ids, Write::kOverwrite, x);
-    if (a.num_item_rows > 0) ScatterRows(ctx, features[0], a.item_rows, Write::kOverwrite, x);
+    Embed(ctx, a);
+    if (a.num_item_rows > 0) {
+      ScatterRows(ctx, features[0], a.item_rows, Write::kOverwrite, a.input());
+    }
   }
   StackHooks hooks;
   hooks.after_forward = [&](int layer, const Tensor& out) {
@@ -191,21 +296,17 @@ void LanguageModel::Forward(Context& ctx, const LlmActivations& a,
   stack_.Forward(ctx, a.sequence, LayersOf(a.stage).begin, a.stack, hooks);
   if (a.stage != place_.num_stages - 1) return;
   final_norm_.Forward(ctx, a.output(), a.hidden, a.final_norm);
-  if (mode == LossMode::kNone) return;
-  const ParamId head = head_ >= 0 ? head_ : embed_;
-  const bool with_gradients = mode == LossMode::kGradients;
-  LinearCrossEntropy(ctx, a.hidden, HeadWeight(), a.loss_rows, a.labels, a.weights, loss_sum,
-                     with_gradients ? a.d_hidden : Tensor(),
-                     with_gradients ? params_->grad(head) : Tensor());
+  if (mode != LossMode::kNone) Loss(ctx, a, mode, loss_sum);
 }
 
 std::vector<LayerGradients> LanguageModel::CarveGradients(Carver& carver, const MicroBatch& batch,
                                                           int stage, BackwardPart part) const {
   const LayerRange layers = LayersOf(stage);
+  const int64_t Tc = PaddedRows(batch) / place_.cp.size;
   const int num_sets = part == BackwardPart::kBoth ? 1 : layers.end - layers.begin;
   std::vector<LayerGradients> grads;
   for (int i = 0; i < num_sets; ++i) {
-    grads.push_back(stack_.CarveGradients(carver, batch.num_tokens(), part));
+    grads.push_back(stack_.CarveGradients(carver, Tc, part));
   }
   return grads;
 }
@@ -222,7 +323,9 @@ void LanguageModel::Backward(Context& ctx, const LlmActivations& a,
     return;
   }
   if (a.stage == place_.num_stages - 1) {
-    final_norm_.Backward(ctx, a.d_hidden, a.output(), a.final_norm, Write::kOverwrite, d);
+    if (place_.tp.size > 1) stack_.SumOverTp(ctx, a.d_hidden, d);
+    final_norm_.Backward(ctx, place_.tp.size > 1 ? d : a.d_hidden, a.output(), a.final_norm,
+                         Write::kOverwrite, d);
   }
   hooks.before_backward = [&](int layer, const Tensor& dx) {
     const size_t k = static_cast<size_t>(layer) + 1;
@@ -235,12 +338,14 @@ void LanguageModel::Backward(Context& ctx, const LlmActivations& a,
   if (a.num_item_rows > 0 && !d_features.empty()) {
     GatherRows(ctx, d, a.item_rows, Write::kOverwrite, d_features[0]);
   }
-  if (!params_->is_frozen(embed_)) ScatterAddRows(ctx, d, a.embed_ids, params_->grad(embed_));
+  if (params_->is_frozen(embed_)) return;
+  ScatterAddRows(ctx, stack_.GatherOverTp(ctx, a.stack, d), a.embed_ids, params_->grad(embed_));
 }
 
 void LanguageModel::Logits(Context& ctx, const LlmActivations& a, int64_t begin,
                            Tensor logits) const {
-  LinearForward(ctx, a.hidden.Rows(begin, logits.rows()), HeadWeight(), Tensor(), Write::kOverwrite,
+  const Tensor hidden = stack_.GatherOverTp(ctx, a.stack, a.hidden);
+  LinearForward(ctx, hidden.Rows(begin, logits.rows()), HeadWeight(), Tensor(), Write::kOverwrite,
                 logits);
 }
 

@@ -11,6 +11,11 @@
 
 namespace omnitrain {
 
+/// Rows [first, first + count) of the vocabulary.
+struct VocabRange {
+  int64_t first = 0, count = 0;
+};
+
 /// The rows of a micro-batch that an encoder fills and one rank holds.
 struct LocalItems {
   std::vector<int32_t> encoder_rows;  // [Nl] which of MicroBatch::item_rows, ascending
@@ -22,8 +27,9 @@ struct LlmActivations {
   int stage = 0;
   int64_t num_rows = 0;  // Tl, of the residual on this rank
   int64_t num_item_rows = 0;
-  Tensor embed_ids;  // first stage: [T] int32, -1 in rows that an encoder fills
-  Tensor loss_rows;  // last stage: [M] int32, the rows with a label
+  Tensor embed_ids;  // first stage: [Tc] int32, counted in this rank's slice of the vocabulary; -1
+                     // where it is in another, an encoder fills the row, or it is padding
+  Tensor loss_rows;  // last stage: [M] int32, those of the Tc rows with a label
   Tensor labels;     // [M] int32
   Tensor weights;    // [M] f32 or absent
   Tensor item_rows;  // [Nl] int32; where features are taken
@@ -31,7 +37,8 @@ struct LlmActivations {
   StackActivations stack;
   NormStats final_norm;
   Tensor hidden;    // last stage: [Tl, D] after the final norm
-  Tensor d_hidden;  // [Tl, D] its gradient, made with the loss; absent for evaluation
+  Tensor d_hidden;  // [Tc, D] its gradient, made with the loss; over tp in summands, which the
+                    // backward adds up; absent for evaluation
 
   /// [Tl, D]: what the stage before sends, and what this one hands on.
   Tensor input() const { return stack.input(); }
@@ -50,8 +57,10 @@ enum class LossMode {
 /// Sizes, with T the rows of a micro-batch, padded: Tc = T / cp rows of the sequence are on this
 /// rank when it attends, Tl = Tc / tp between (RowsAt says which).
 /// Collective over the place's groups: Forward, Backward, Logits.
+/// Over tp each rank holds a slice of the vocabulary of the embedding and of the head.
 class LanguageModel {
  public:
+  /// Errors: kSpec if the sizes do not split over the place (CheckPlace).
   LanguageModel(ParamStore* params, const TextConfig& config, const LlmPlace& place = {});
 
   const TextConfig& config() const { return config_; }
@@ -59,6 +68,12 @@ class LanguageModel {
   const TransformerStack& stack() const { return stack_; }
   LayerRange LayersOf(int stage) const { return place_.LayersOf(stage, config_.num_layers); }
 
+  /// This rank's slice of the vocabulary, uneven where tp does not divide it.
+  VocabRange vocab() const;
+
+  /// The Tc rows of the padded sequence that a rank of cp holds when it attends, in its order; its
+  /// tp ranks hold the residual in equal pieces of them. The same on all ranks.
+  RowRuns ContextRowsAt(const MicroBatch& batch, int cp_rank) const;
   /// The Tl rows of the padded sequence that a rank holds of the residual, in its order. Rows from
   /// batch.num_tokens() on are padding. The same on all ranks.
   RowRuns RowsAt(const MicroBatch& batch, int cp_rank, int tp_rank) const;
@@ -89,14 +104,23 @@ class LanguageModel {
                 BackwardPart part, const std::vector<Tensor>& d_features, Tensor d,
                 const std::function<void(int)>& on_layer_done = nullptr) const;
 
-  /// logits [R, V] of rows [begin, begin + R) of this rank, after a forward of the last stage in
-  /// any mode.
+  /// logits [R, vocab().count] of rows [begin, begin + R) of the Tc rows of this rank's cp place
+  /// (ContextRowsAt), after a forward of the last stage in any mode. The whole logits are the tp
+  /// ranks' side by side.
   void Logits(Context& ctx, const LlmActivations& acts, int64_t begin, Tensor logits) const;
 
   /// Of one forward over samples of these lengths; `num_loss_tokens` rows pass the head.
   double ForwardFlops(const std::vector<int64_t>& segments, int64_t num_loss_tokens) const;
 
  private:
+  /// Rows of the padded sequence.
+  int64_t PaddedRows(const MicroBatch& batch) const;
+  /// The global row of each of this rank's Tc rows, -1 where it is padding.
+  std::vector<int32_t> ContextRows(const MicroBatch& batch) const;
+  void UploadEmbedIds(Context& ctx, const MicroBatch& batch, const std::vector<int32_t>& rows,
+                      Tensor embed_ids) const;
+  void Embed(Context& ctx, const LlmActivations& acts) const;
+  void Loss(Context& ctx, const LlmActivations& acts, LossMode mode, Tensor loss_sum) const;
   const Tensor& HeadWeight() const { return params_->value(head_ >= 0 ? head_ : embed_); }
 
   TextConfig config_;

@@ -9,23 +9,32 @@ namespace omnitrain {
 DType StatsDType(DType compute) { return compute == DType::kF64 ? DType::kF64 : DType::kF32; }
 
 Linear::Linear(ParamStore* params, const Config& config)
-    : params_(params), in_features_(config.in_features) {
+    : params_(params), in_features_(config.in_features / config.columns.count) {
+  OT_CHECK(in_features_ * config.columns.count == config.in_features, "{}: {} columns in {} pieces",
+           config.name, config.in_features, config.columns.count);
+  OT_CHECK(config.columns.count == 1 || !config.has_bias, "{}: a bias on a slice of the columns",
+           config.name);
+  const int64_t first_column = config.columns.index * in_features_;
   ParamSpec weight, bias;
   for (const LinearPart& part : config.parts) {
+    const int64_t rows = part.out_features / config.rows.count;
+    OT_CHECK(rows * config.rows.count == part.out_features, "{}: {} rows of {} in {} pieces",
+             config.name, part.out_features, part.hf_prefix, config.rows.count);
+    const int64_t first_row = config.rows.index * rows;
     std::vector<int64_t> shape = config.hf_weight_shape;
-    if (shape.empty()) shape = {part.out_features, in_features_};
+    if (shape.empty()) shape = {part.out_features, config.in_features};
     weight.hf_parts.push_back(
-        {part.hf_prefix + ".weight", out_features_, part.out_features, shape});
+        {part.hf_prefix + ".weight", out_features_, rows, shape, first_row, first_column});
     bias.hf_parts.push_back(
-        {part.hf_prefix + ".bias", out_features_, part.out_features, {part.out_features}});
-    out_features_ += part.out_features;
+        {part.hf_prefix + ".bias", out_features_, rows, {part.out_features}, first_row, 0});
+    out_features_ += rows;
   }
   weight.name = config.name + ".weight";
   weight.shape = {out_features_, in_features_};
   weight.group = bias.group = config.group;
   // Encoders are the same on all tp ranks.
   weight.sharing = bias.sharing =
-      config.group == ParamGroup::kLlm ? ParamSharing::kSlice : ParamSharing::kWhole;
+      config.group == ParamGroup::kLlm ? config.sharing : ParamSharing::kWhole;
   weight_ = params->Add(std::move(weight));
   if (config.has_bias) {
     bias.name = config.name + ".bias";

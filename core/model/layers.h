@@ -20,7 +20,13 @@ struct LinearPart {
   int64_t out_features = 0;
 };
 
-/// y = x W^T + b.  Shapes: x [T, I]; y [T, O]; O is the sum of the parts.
+/// The `index`-th of `count` equal pieces; the default is the whole.
+struct Piece {
+  int count = 1, index = 0;
+};
+
+/// y = x W^T + b.  Shapes: x [T, I]; y [T, O]; O is the sum of the parts. Over tensor parallelism,
+/// I or O are those of the slice that this rank holds; slices of I give summands of y.
 class Linear {
  public:
   Linear() = default;
@@ -31,6 +37,10 @@ class Linear {
     std::vector<LinearPart> parts;
     bool has_bias = false;
     std::vector<int64_t> hf_weight_shape;  // when stored in other dims than [O, I] (one part only)
+    // What this rank holds of the sizes above, which are those of the whole: of the rows of each
+    // part, or of the columns. Columns allow no bias: every rank would add it.
+    Piece rows = {}, columns = {};
+    ParamSharing sharing = ParamSharing::kSlice;  // in the LLM; encoders are whole on all ranks
   };
   Linear(ParamStore* params, const Config& config);
 
@@ -40,6 +50,8 @@ class Linear {
   int64_t in_features() const { return in_features_; }
   int64_t out_features() const { return out_features_; }
   ParamId weight() const { return weight_; }
+  /// Whether WeightGrad does anything.
+  bool is_trained() const { return !params_->is_frozen(weight_); }
 
  private:
   ParamStore* params_ = nullptr;

@@ -7,11 +7,24 @@
 #include "kernels/rope/rope.h"
 
 namespace omnitrain {
+namespace {
+
+StackConfig SliceOf(StackConfig config, const AxisSeat& tp) {
+  config.num_heads /= tp.size;
+  config.num_kv_heads = std::max<int64_t>(1, config.num_kv_heads / tp.size);
+  config.ffn /= tp.size;
+  return config;
+}
+
+}  // namespace
 
 TransformerStack::TransformerStack(ParamStore* params, const StackConfig& config,
-                                   const StackNames& names, const std::vector<LayerRange>& held)
-    : config_(config), params_(params) {
+                                   const StackNames& names, const std::vector<LayerRange>& held,
+                                   const LlmPlace& place)
+    : config_(config), local_(SliceOf(config, place.tp)), tp_(place.tp), params_(params) {
   const StackConfig& c = config_;
+  const Piece slice{tp_.size, tp_.rank};
+  const bool shares_kv = c.num_kv_heads < tp_.size;
   const int64_t q_width = c.num_heads * c.head_dim, kv_width = c.num_kv_heads * c.head_dim;
   layers_.resize(static_cast<size_t>(c.num_layers));
   const auto is_held = [&](int i) {
@@ -26,29 +39,39 @@ TransformerStack::TransformerStack(ParamStore* params, const StackConfig& config
       return Norm(params, kind, ours + name, c.group, theirs + hf, width, c.norm_eps);
     };
     const auto linear = [&](const char* name, int64_t in, std::vector<LinearPart> parts,
-                            bool has_bias) {
+                            bool has_bias, const Piece& rows, const Piece& columns,
+                            ParamSharing sharing = ParamSharing::kSlice) {
       for (LinearPart& part : parts) part.hf_prefix = theirs + part.hf_prefix;
-      return Linear(params, {ours + name, c.group, in, std::move(parts), has_bias, {}});
+      return Linear(
+          params,
+          {ours + name, c.group, in, std::move(parts), has_bias, {}, rows, columns, sharing});
     };
     Layer layer;
     layer.norm1 = norm(c.norm, "norm1", names.norm1, c.width);
-    layer.qkv =
-        names.qkv.size() == 1
-            ? linear("qkv", c.width, {{names.qkv[0], q_width + 2 * kv_width}}, c.has_qkv_bias)
-            : linear("qkv", c.width,
-                     {{names.qkv[0], q_width}, {names.qkv[1], kv_width}, {names.qkv[2], kv_width}},
-                     c.has_qkv_bias);
+    std::vector<LinearPart> qkv = {{names.qkv[0], q_width + 2 * kv_width}};
+    if (names.qkv.size() > 1) {
+      qkv = {{names.qkv[0], q_width}, {names.qkv[1], kv_width}, {names.qkv[2], kv_width}};
+    }
+    OT_CHECK(qkv.size() == 3 || tp_.size == 1, "one fused qkv over tp={}", tp_.size);
+    if (shares_kv) {
+      const int kv_head = static_cast<int>(tp_.rank * c.num_kv_heads / tp_.size);
+      layer.qkv = linear("q", c.width, {qkv[0]}, c.has_qkv_bias, slice, {});
+      layer.kv = linear("kv", c.width, {qkv[1], qkv[2]}, c.has_qkv_bias,
+                        {static_cast<int>(c.num_kv_heads), kv_head}, {}, ParamSharing::kKvHeads);
+    } else {
+      layer.qkv = linear("qkv", c.width, qkv, c.has_qkv_bias, slice, {});
+    }
     if (c.has_qk_norm) {
       layer.q_norm = norm(NormKind::kRms, "q_norm", names.q_norm, c.head_dim);
       layer.k_norm = norm(NormKind::kRms, "k_norm", names.k_norm, c.head_dim);
     }
-    layer.proj = linear("proj", q_width, {{names.proj, c.width}}, c.has_proj_bias);
+    layer.proj = linear("proj", q_width, {{names.proj, c.width}}, c.has_proj_bias, {}, slice);
     layer.norm2 = norm(c.norm, "norm2", names.norm2, c.width);
     std::vector<LinearPart> up;
     for (const std::string& name : names.up) up.push_back({name, c.ffn});
     OT_CHECK(up.size() == (c.is_gated ? 2u : 1u), "{} projections into the mlp", up.size());
-    layer.up = linear("up", c.width, up, c.has_mlp_bias);
-    layer.down = linear("down", c.ffn, {{names.down, c.width}}, c.has_mlp_bias);
+    layer.up = linear("up", c.width, up, c.has_mlp_bias, slice, {});
+    layer.down = linear("down", c.ffn, {{names.down, c.width}}, c.has_mlp_bias, {}, slice);
     layer.is_windowed =
         std::find(c.full_layers.begin(), c.full_layers.end(), i) == c.full_layers.end();
     layers_[static_cast<size_t>(i)] = std::move(layer);
@@ -57,23 +80,26 @@ TransformerStack::TransformerStack(ParamStore* params, const StackConfig& config
 
 StackActivations TransformerStack::Carve(Carver& carver, int64_t rows, int begin, int end,
                                          Recompute recompute) const {
-  const StackConfig& c = config_;
+  const StackConfig& c = local_;
   const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = rows;
+  const int64_t Tl = T / tp_.size;
+  OT_CHECK(Tl * tp_.size == T, "{} rows over tp={}", T, tp_.size);
   StackActivations acts;
   acts.recompute = recompute;
   const bool keeps = recompute == Recompute::kNone;
+  if (tp_.size > 1) acts.wide = carver.Take(dtype(), {T, c.width});
   Tensor shared_norm, shared_act;
   if (!keeps) {
     // A layer is done with norm1's output before norm2's is made.
-    shared_norm = carver.Take(dtype(), {T, c.width});
+    shared_norm = carver.Take(dtype(), {Tl, c.width});
     shared_act = carver.Take(dtype(), {T, c.ffn});
   }
   for (int i = begin; i < end; ++i) {
     const Layer& layer = layers_[i];
     LayerActivations a;
-    a.x = carver.Take(dtype(), {T, c.width});
-    a.norm1 = layer.norm1.Carve(carver, {T});
-    a.n1 = keeps ? carver.Take(dtype(), {T, c.width}) : shared_norm;
+    a.x = carver.Take(dtype(), {Tl, c.width});
+    a.norm1 = layer.norm1.Carve(carver, {Tl});
+    a.n1 = keeps ? carver.Take(dtype(), {Tl, c.width}) : shared_norm;
     a.qkv = carver.Take(dtype(), {T, (H + 2 * G) * K});
     if (c.has_qk_norm) {
       a.q_norm = layer.q_norm.Carve(carver, {T, H});
@@ -82,36 +108,37 @@ StackActivations TransformerStack::Carve(Carver& carver, int64_t rows, int begin
     }
     a.lse = carver.Take(StatsDType(dtype()), {H, T});
     a.o = carver.Take(dtype(), {T, H * K});
-    a.x_mid = carver.Take(dtype(), {T, c.width});
-    a.norm2 = layer.norm2.Carve(carver, {T});
-    a.n2 = keeps ? carver.Take(dtype(), {T, c.width}) : shared_norm;
+    a.x_mid = carver.Take(dtype(), {Tl, c.width});
+    a.norm2 = layer.norm2.Carve(carver, {Tl});
+    a.n2 = keeps ? carver.Take(dtype(), {Tl, c.width}) : shared_norm;
     a.up = carver.Take(dtype(), {T, c.is_gated ? 2 * c.ffn : c.ffn});
     a.act = keeps ? carver.Take(dtype(), {T, c.ffn}) : shared_act;
     acts.layers.push_back(a);
   }
-  acts.out = carver.Take(dtype(), {T, c.width});
+  acts.out = carver.Take(dtype(), {Tl, c.width});
   return acts;
 }
 
 LayerGradients TransformerStack::CarveGradients(Carver& carver, int64_t rows,
                                                 BackwardPart part) const {
-  const StackConfig& c = config_;
+  const StackConfig& c = local_;
   const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = rows;
+  const int64_t Tl = T / tp_.size;
   LayerGradients g;
   if (part == BackwardPart::kInput) {
-    g.d_out = carver.Take(dtype(), {T, c.width});
-    g.d_mid = carver.Take(dtype(), {T, c.width});
+    g.d_out = carver.Take(dtype(), {Tl, c.width});
+    g.d_mid = carver.Take(dtype(), {Tl, c.width});
   }
   g.d_act = carver.Take(dtype(), {T, c.ffn});
   if (!c.is_gated) g.d_up = g.d_act;
   g.d_o = carver.Take(dtype(), {T, H * K});
   g.d_qkv = carver.Take(dtype(), {T, (H + 2 * G) * K});
-  g.d_norm = carver.Take(dtype(), {T, c.width});
+  g.d_norm = carver.Take(dtype(), {Tl, c.width});
   return g;
 }
 
 TransformerStack::QkvViews TransformerStack::Views(const LayerActivations& a) const {
-  const int64_t H = config_.num_heads, G = config_.num_kv_heads, K = config_.head_dim;
+  const int64_t H = local_.num_heads, G = local_.num_kv_heads, K = config_.head_dim;
   const int64_t T = a.qkv.rows();
   const Tensor& qk = config_.has_qk_norm ? a.qk : a.qkv;
   return {qk.Columns(0, H * K).View({T, H, K}), qk.Columns(H * K, G * K).View({T, G, K}),
@@ -128,13 +155,69 @@ AttentionParams TransformerStack::AttentionOver(const SequenceInputs::Segments& 
           segments.max_seqlen};
 }
 
-void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs, const Layer& layer,
+Tensor TransformerStack::GatherOverTp(Context& ctx, const StackActivations& acts,
+                                      const Tensor& x) const {
+  if (tp_.size == 1) return x;
+  tp_.comm->AllGather(x, acts.wide, ctx.stream()).Wait(ctx.stream());
+  return acts.wide;
+}
+
+void TransformerStack::SumOverTp(Context& ctx, const Tensor& partial, Tensor y) const {
+  tp_.comm->ReduceScatter(partial, y, ReduceOp::kSum, ctx.stream()).Wait(ctx.stream());
+}
+
+void TransformerStack::QkvForward(Context& ctx, const Layer& layer, const Tensor& x,
+                                  const Tensor& qkv) const {
+  const int64_t q_width = layer.qkv.out_features();
+  if (q_width == qkv.shape[1]) return layer.qkv.Forward(ctx, x, Write::kOverwrite, qkv);
+  layer.qkv.Forward(ctx, x, Write::kOverwrite, qkv.Columns(0, q_width));
+  layer.kv.Forward(ctx, x, Write::kOverwrite, qkv.Columns(q_width, layer.kv.out_features()));
+}
+
+void TransformerStack::QkvInputGrad(Context& ctx, const Layer& layer, const Tensor& d_qkv,
+                                    const Tensor& dx) const {
+  const int64_t q_width = layer.qkv.out_features();
+  if (q_width == d_qkv.shape[1]) return layer.qkv.InputGrad(ctx, d_qkv, Write::kOverwrite, dx);
+  layer.qkv.InputGrad(ctx, d_qkv.Columns(0, q_width), Write::kOverwrite, dx);
+  layer.kv.InputGrad(ctx, d_qkv.Columns(q_width, layer.kv.out_features()), Write::kAccumulate, dx);
+}
+
+void TransformerStack::QkvWeightGrad(Context& ctx, const Layer& layer, const Tensor& x,
+                                     const Tensor& d_qkv) const {
+  const int64_t q_width = layer.qkv.out_features();
+  if (q_width == d_qkv.shape[1]) return layer.qkv.WeightGrad(ctx, x, d_qkv);
+  layer.qkv.WeightGrad(ctx, x, d_qkv.Columns(0, q_width));
+  layer.kv.WeightGrad(ctx, x, d_qkv.Columns(q_width, layer.kv.out_features()));
+}
+
+template <typename F>
+void TransformerStack::NormOutputGrad(Context& ctx, const StackActivations& acts,
+                                      const LayerGradients& g, F&& input_grad) const {
+  if (tp_.size == 1) return input_grad(g.d_norm);
+  input_grad(acts.wide);
+  SumOverTp(ctx, acts.wide, g.d_norm);
+}
+
+void TransformerStack::AddToResidual(Context& ctx, const StackActivations& acts,
+                                     const Linear& linear, const Tensor& in, const Tensor& x,
+                                     const Tensor& out) const {
+  if (tp_.size == 1) {
+    Cast(ctx, x, out);
+    return linear.Forward(ctx, in, Write::kAccumulate, out);
+  }
+  linear.Forward(ctx, in, Write::kOverwrite, acts.wide);
+  SumOverTp(ctx, acts.wide, out);
+  AddInto(ctx, x, out);
+}
+
+void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs,
+                                    const StackActivations& acts, const Layer& layer,
                                     const LayerActivations& a, const Tensor& out) const {
-  const StackConfig& c = config_;
-  const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = a.x.rows();
+  const StackConfig& c = local_;
+  const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = a.qkv.rows();
 
   layer.norm1.Forward(ctx, a.x, a.n1, a.norm1);
-  layer.qkv.Forward(ctx, a.n1, Write::kOverwrite, a.qkv);
+  QkvForward(ctx, layer, GatherOverTp(ctx, acts, a.n1), a.qkv);
   const QkvViews views = Views(a);
   if (c.has_qk_norm) {
     layer.q_norm.Forward(ctx, a.qkv.Columns(0, H * K).View({T, H, K}), views.q, a.q_norm);
@@ -146,14 +229,12 @@ void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs, 
   const SequenceInputs::Segments& segments = SegmentsOf(inputs, layer);
   AttentionForward(ctx, views.q, views.k, views.v, segments.cu_seqlens, AttentionOver(segments),
                    a.o.View({T, H, K}), a.lse);
-  Cast(ctx, a.x, a.x_mid);
-  layer.proj.Forward(ctx, a.o, Write::kAccumulate, a.x_mid);
+  AddToResidual(ctx, acts, layer.proj, a.o, a.x, a.x_mid);
 
   layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
-  layer.up.Forward(ctx, a.n2, Write::kOverwrite, a.up);
+  layer.up.Forward(ctx, GatherOverTp(ctx, acts, a.n2), Write::kOverwrite, a.up);
   MlpActivation(ctx, a);
-  Cast(ctx, a.x_mid, out);
-  layer.down.Forward(ctx, a.act, Write::kAccumulate, out);
+  AddToResidual(ctx, acts, layer.down, a.act, a.x_mid, out);
 }
 
 void TransformerStack::MlpActivation(Context& ctx, const LayerActivations& a) const {
@@ -165,18 +246,19 @@ void TransformerStack::MlpActivation(Context& ctx, const LayerActivations& a) co
 }
 
 void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs,
-                                      const Layer& layer, const LayerActivations& a,
-                                      const LayerGradients& g, BackwardPart part,
-                                      Recompute recompute, Tensor d) const {
-  const StackConfig& c = config_;
-  const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = a.x.rows();
+                                      const StackActivations& acts, const Layer& layer,
+                                      const LayerActivations& a, const LayerGradients& g,
+                                      BackwardPart part, Tensor d) const {
+  const StackConfig& c = local_;
+  const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = a.qkv.rows();
   const bool both = part == BackwardPart::kBoth;
-  const bool again = recompute == Recompute::kNormsAndActivations;
+  const bool again = acts.recompute == Recompute::kNormsAndActivations;
 
   // The gradient of `up` takes its place, so `act` is made again and used before.
   if (again) MlpActivation(ctx, a);
-  if (both) layer.down.WeightGrad(ctx, a.act, d);
-  layer.down.InputGrad(ctx, d, Write::kOverwrite, g.d_act);
+  const Tensor d_out = GatherOverTp(ctx, acts, d);
+  if (both) layer.down.WeightGrad(ctx, a.act, d_out);
+  layer.down.InputGrad(ctx, d_out, Write::kOverwrite, g.d_act);
   Tensor d_up = g.d_up;
   if (c.is_gated) {
     d_up = a.up;
@@ -184,16 +266,17 @@ void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs
   } else {
     ActivationBackward(ctx, c.activation, g.d_act, a.up, d_up);
   }
-  if (both) {
+  if (both && layer.up.is_trained()) {
     if (again) layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
-    layer.up.WeightGrad(ctx, a.n2, d_up);
-  } else {
-    Cast(ctx, d, g.d_out);
+    layer.up.WeightGrad(ctx, GatherOverTp(ctx, acts, a.n2), d_up);
   }
-  layer.up.InputGrad(ctx, d_up, Write::kOverwrite, g.d_norm);
+  if (!both) Cast(ctx, d, g.d_out);
+  NormOutputGrad(ctx, acts, g,
+                 [&](const Tensor& dx) { layer.up.InputGrad(ctx, d_up, Write::kOverwrite, dx); });
   layer.norm2.Backward(ctx, g.d_norm, a.x_mid, a.norm2, Write::kAccumulate, d);
 
-  layer.proj.InputGrad(ctx, d, Write::kOverwrite, g.d_o);
+  const Tensor d_mid = GatherOverTp(ctx, acts, d);
+  layer.proj.InputGrad(ctx, d_mid, Write::kOverwrite, g.d_o);
   const QkvViews views = Views(a);
   const Tensor d_q = g.d_qkv.Columns(0, H * K).View({T, H, K});
   const Tensor d_k = g.d_qkv.Columns(H * K, G * K).View({T, G, K});
@@ -209,23 +292,24 @@ void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs
     layer.k_norm.Backward(ctx, d_k, a.qkv.Columns(H * K, G * K).View({T, G, K}), a.k_norm,
                           Write::kOverwrite, d_k);
   }
-  if (both) {
-    layer.proj.WeightGrad(ctx, a.o, d);
+  if (both) layer.proj.WeightGrad(ctx, a.o, d_mid);
+  if (both && layer.qkv.is_trained()) {
     if (again) layer.norm1.Forward(ctx, a.x, a.n1, a.norm1);
-    layer.qkv.WeightGrad(ctx, a.n1, g.d_qkv);
-  } else {
-    Cast(ctx, d, g.d_mid);
+    QkvWeightGrad(ctx, layer, GatherOverTp(ctx, acts, a.n1), g.d_qkv);
   }
-  layer.qkv.InputGrad(ctx, g.d_qkv, Write::kOverwrite, g.d_norm);
+  if (!both) Cast(ctx, d, g.d_mid);
+  NormOutputGrad(ctx, acts, g, [&](const Tensor& dx) { QkvInputGrad(ctx, layer, g.d_qkv, dx); });
   layer.norm1.Backward(ctx, g.d_norm, a.x, a.norm1, Write::kAccumulate, d);
 }
 
-void TransformerStack::LayerWeightGrad(Context& ctx, const Layer& layer, const LayerActivations& a,
+void TransformerStack::LayerWeightGrad(Context& ctx, const StackActivations& acts,
+                                       const Layer& layer, const LayerActivations& a,
                                        const LayerGradients& g) const {
-  layer.down.WeightGrad(ctx, a.act, g.d_out);
-  layer.up.WeightGrad(ctx, a.n2, config_.is_gated ? a.up : g.d_up);
-  layer.proj.WeightGrad(ctx, a.o, g.d_mid);
-  layer.qkv.WeightGrad(ctx, a.n1, g.d_qkv);
+  if (!layer.qkv.is_trained()) return;  // all or none
+  layer.down.WeightGrad(ctx, a.act, GatherOverTp(ctx, acts, g.d_out));
+  layer.up.WeightGrad(ctx, GatherOverTp(ctx, acts, a.n2), local_.is_gated ? a.up : g.d_up);
+  layer.proj.WeightGrad(ctx, a.o, GatherOverTp(ctx, acts, g.d_mid));
+  QkvWeightGrad(ctx, layer, GatherOverTp(ctx, acts, a.n1), g.d_qkv);
 }
 
 void TransformerStack::Forward(Context& ctx, const SequenceInputs& inputs, int begin,
@@ -233,7 +317,7 @@ void TransformerStack::Forward(Context& ctx, const SequenceInputs& inputs, int b
   const int n = static_cast<int>(acts.layers.size());
   for (int i = 0; i < n; ++i) {
     const Tensor& out = i + 1 < n ? acts.layers[i + 1].x : acts.out;
-    LayerForward(ctx, inputs, layers_[begin + i], acts.layers[i], out);
+    LayerForward(ctx, inputs, acts, layers_[begin + i], acts.layers[i], out);
     if (hooks.after_forward) hooks.after_forward(begin + i, out);
   }
 }
@@ -250,12 +334,12 @@ void TransformerStack::Backward(Context& ctx, const SequenceInputs& inputs, int 
   for (int i = n - 1; i >= 0; --i) {
     const LayerGradients& g = part == BackwardPart::kBoth ? grads[0] : grads[i];
     if (part == BackwardPart::kWeight) {
-      LayerWeightGrad(ctx, layers_[begin + i], acts.layers[i], g);
-      if (hooks.after_weight_grad) hooks.after_weight_grad(begin + i);
-      continue;
+      LayerWeightGrad(ctx, acts, layers_[begin + i], acts.layers[i], g);
+    } else {
+      if (hooks.before_backward) hooks.before_backward(begin + i, d);
+      LayerInputGrad(ctx, inputs, acts, layers_[begin + i], acts.layers[i], g, part, d);
     }
-    if (hooks.before_backward) hooks.before_backward(begin + i, d);
-    LayerInputGrad(ctx, inputs, layers_[begin + i], acts.layers[i], g, part, acts.recompute, d);
+    if (part != BackwardPart::kInput && hooks.after_weight_grad) hooks.after_weight_grad(begin + i);
   }
 }
 

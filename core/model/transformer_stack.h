@@ -56,18 +56,24 @@ struct SequenceInputs {
 /// recomputation).
 enum class Recompute : uint8_t { kNone, kNormsAndActivations };
 
+// Over tensor parallelism each rank holds H / tp query heads, G / tp kv heads (one, where G < tp)
+// and F / tp of the mlp, and the residual and norms of T / tp rows; whole rows T are gathered
+// before qkv and up, and the summands of proj and down summed into rows behind them. In the sizes
+// below Tl is T / tp and H, G, F are those of the rank.
+// Source: Korthikanti et al. 2022, section 4.2 (sequence parallelism).
+
 /// What one layer's forward leaves for its backward. n1, n2 and act are one place for all layers
 /// where they are recomputed.
 struct LayerActivations {
-  Tensor x;    // [T, D] input; also the output slot of the layer before
-  Tensor n1;   // [T, D] norm1 x
+  Tensor x;    // [Tl, D] input; also the output slot of the layer before
+  Tensor n1;   // [Tl, D] norm1 x
   Tensor qkv;  // [T, (H + 2G) K]
   Tensor
       qk;  // [T, (H + G) K] normed and rotated; absent without q/k norms (qkv is rotated in place)
   Tensor lse;    // [H, T]
   Tensor o;      // [T, H K]
-  Tensor x_mid;  // [T, D] after attention
-  Tensor n2;     // [T, D] norm2 x_mid
+  Tensor x_mid;  // [Tl, D] after attention
+  Tensor n2;     // [Tl, D] norm2 x_mid
   Tensor up;   // [T, F], or [T, 2F] gated; the backward overwrites it with its gradient where gated
   Tensor act;  // [T, F]
   NormStats norm1, norm2, q_norm, k_norm;
@@ -75,7 +81,8 @@ struct LayerActivations {
 
 struct StackActivations {
   std::vector<LayerActivations> layers;  // of the layers that ran, in order
-  Tensor out;                            // [T, D]
+  Tensor out;                            // [Tl, D]
+  Tensor wide;                           // [T, D], what is gathered or to be summed; absent: tp 1
   Recompute recompute = Recompute::kNone;
   Tensor input() const { return layers.empty() ? out : layers.front().x; }
 };
@@ -83,12 +90,12 @@ struct StackActivations {
 /// The gradients that weight gradients are made from. One set serves all layers when both gradients
 /// are made together; a split backward keeps a set per layer until its weight pass.
 struct LayerGradients {
-  Tensor d_out, d_mid;  // [T, D]: at the outputs of down and proj; kept by a split backward only
+  Tensor d_out, d_mid;  // [Tl, D]: at the outputs of down and proj; kept by a split backward only
   Tensor d_up;          // [T, F] ungated; absent where gated (`up` holds it)
   Tensor d_act;         // [T, F]; the same memory as d_up where ungated
   Tensor d_o;           // [T, H K]
   Tensor d_qkv;         // [T, (H + 2G) K]
-  Tensor d_norm;        // [T, D]
+  Tensor d_norm;        // [Tl, D]
 };
 
 /// Which gradients a backward pass makes: the whole, or one half of it for zero-bubble schedules.
@@ -96,25 +103,26 @@ enum class BackwardPart { kBoth, kInput, kWeight };
 
 /// Taps and injections. Called with layer indices of the whole stack.
 struct StackHooks {
-  /// After a layer wrote its output x [T, D]: read it (tap) or add to it (injection).
+  /// After a layer wrote its output x [Tl, D]: read it (tap) or add to it (injection).
   std::function<void(int layer, const Tensor& x)> after_forward;
-  /// Before a layer's backward, with dx [T, D] at its output: add a tap's gradient or read an
+  /// Before a layer's backward, with dx [Tl, D] at its output: add a tap's gradient or read an
   /// injection's.
   std::function<void(int layer, const Tensor& dx)> before_backward;
-  /// After a layer's weight gradients of this pass were added.
+  /// After the last of a layer's gradients was added: kBoth or kWeight.
   std::function<void(int layer)> after_weight_grad;
 };
 
+/// Collective over tp: Forward, Backward, GatherOverTp, SumOverTp.
 class TransformerStack {
  public:
-  /// Declares the parameters of the layers in `held`; the others are on other ranks and must not be
-  /// run.
+  /// Declares the parameters of the layers in `held`, or this rank's slices of them; the others are
+  /// on other ranks and must not be run. Sizes must split over place.tp (CheckPlace).
   TransformerStack(ParamStore* params, const StackConfig& config, const StackNames& names,
-                   const std::vector<LayerRange>& held);
+                   const std::vector<LayerRange>& held, const LlmPlace& place = {});
 
   const StackConfig& config() const { return config_; }
 
-  /// Lays out the activations of layers [begin, end) for `rows` rows.
+  /// Lays out the activations of layers [begin, end) for `rows` rows, a multiple of tp.
   StackActivations Carve(Carver& carver, int64_t rows, int begin, int end,
                          Recompute recompute = Recompute::kNone) const;
   /// Lays out gradient temporaries; `part` kInput adds what the later kWeight pass needs.
@@ -124,7 +132,12 @@ class TransformerStack {
   void Forward(Context& ctx, const SequenceInputs& inputs, int begin, const StackActivations& acts,
                const StackHooks& hooks) const;
 
-  /// Turns d [T, D], the gradient at acts.out, into the gradient at acts.input(), in place; weight
+  /// The rows of all tp ranks: x [Tl, D] into acts.wide [T, D]. x itself without tp.
+  Tensor GatherOverTp(Context& ctx, const StackActivations& acts, const Tensor& x) const;
+  /// This rank's rows of the sum over tp: of partial [T, D] into y [Tl, D]. Requires tp > 1.
+  void SumOverTp(Context& ctx, const Tensor& partial, Tensor y) const;
+
+  /// Turns d [Tl, D], the gradient at acts.out, into the gradient at acts.input(), in place; weight
   /// gradients are added to the store. `grads`: one set (kBoth) or one per layer (kInput, then
   /// kWeight, which leaves d alone).
   void Backward(Context& ctx, const SequenceInputs& inputs, int begin, const StackActivations& acts,
@@ -141,6 +154,7 @@ class TransformerStack {
   struct Layer {
     Norm norm1, q_norm, k_norm, norm2;
     Linear qkv, proj, up, down;
+    Linear kv;                 // absent unless ranks share kv heads: then qkv is q alone
     bool is_windowed = false;  // where the sequence has windows
   };
   struct QkvViews {
@@ -149,17 +163,30 @@ class TransformerStack {
   QkvViews Views(const LayerActivations& a) const;
   const SequenceInputs::Segments& SegmentsOf(const SequenceInputs& inputs,
                                              const Layer& layer) const;
+  void QkvForward(Context& ctx, const Layer& layer, const Tensor& x, const Tensor& qkv) const;
+  void QkvInputGrad(Context& ctx, const Layer& layer, const Tensor& d_qkv, const Tensor& dx) const;
+  void QkvWeightGrad(Context& ctx, const Layer& layer, const Tensor& x, const Tensor& d_qkv) const;
+  /// Makes d_norm [Tl, D], the gradient at a norm's output: input_grad(dx) writes it, over tp this
+  /// rank's summand of all T rows.
+  template <typename F>
+  void NormOutputGrad(Context& ctx, const StackActivations& acts, const LayerGradients& g,
+                      F&& input_grad) const;
+  /// out [Tl, D] = x + linear(in), over tp the sum of what the ranks' slices give.
+  void AddToResidual(Context& ctx, const StackActivations& acts, const Linear& linear,
+                     const Tensor& in, const Tensor& x, const Tensor& out) const;
   AttentionParams AttentionOver(const SequenceInputs::Segments& segments) const;
-  void LayerForward(Context& ctx, const SequenceInputs& inputs, const Layer& layer,
-                    const LayerActivations& a, const Tensor& out) const;
-  void LayerInputGrad(Context& ctx, const SequenceInputs& inputs, const Layer& layer,
-                      const LayerActivations& a, const LayerGradients& g, BackwardPart part,
-                      Recompute recompute, Tensor d) const;
+  void LayerForward(Context& ctx, const SequenceInputs& inputs, const StackActivations& acts,
+                    const Layer& layer, const LayerActivations& a, const Tensor& out) const;
+  void LayerInputGrad(Context& ctx, const SequenceInputs& inputs, const StackActivations& acts,
+                      const Layer& layer, const LayerActivations& a, const LayerGradients& g,
+                      BackwardPart part, Tensor d) const;
   void MlpActivation(Context& ctx, const LayerActivations& a) const;
-  void LayerWeightGrad(Context& ctx, const Layer& layer, const LayerActivations& a,
-                       const LayerGradients& g) const;
+  void LayerWeightGrad(Context& ctx, const StackActivations& acts, const Layer& layer,
+                       const LayerActivations& a, const LayerGradients& g) const;
 
-  StackConfig config_;
+  StackConfig config_;  // of the whole
+  StackConfig local_;   // the same with this rank's H, G and F
+  AxisSeat tp_;
   DType dtype() const { return params_->dtype(); }
   ParamStore* params_;
   std::vector<Layer> layers_;  // all; those that are not held are empty

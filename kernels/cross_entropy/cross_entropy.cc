@@ -8,7 +8,7 @@ namespace omnitrain {
 
 void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Tensor& rows,
                         const Tensor& labels, const Tensor& weights, Tensor loss_sum, Tensor dh,
-                        Tensor dw) {
+                        Tensor dw, const VocabShard* shard) {
   constexpr char kOp[] = "LinearCrossEntropy";
   OT_CHECK(h.shape.rank() == 2 && w.shape.rank() == 2, "{}: h is {}, w is {}, expected two dims",
            kOp, Describe(h), Describe(w));
@@ -22,13 +22,20 @@ void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Te
   CheckDenseOperand(ctx, kOp, "loss_sum", loss_sum, DType::kF64, {1});
   if (dh) CheckOperand(ctx, kOp, "dh", dh, h.dtype, {num_tokens, width});
   if (dw) CheckDenseOperand(ctx, kOp, "dw", dw, MainGradDType(h.dtype), {vocabulary, width});
+  if (shard != nullptr) {
+    OT_CHECK(shard->first >= 0 && shard->first + vocabulary <= shard->vocabulary &&
+                 vocabulary <= shard->widest && shard->max && shard->sum,
+             "{}: slice [{}, +{}) of {}, the largest has {}", kOp, shard->first, vocabulary,
+             shard->vocabulary, shard->widest);
+  }
   if constexpr (kHasCuda) {
     if (ctx.is_cuda()) {
-      return cuda::LinearCrossEntropy(ctx, h, w, rows, labels, weights, loss_sum, dh, dw);
+      return cuda::LinearCrossEntropy(ctx, h, w, rows, labels, weights, loss_sum, dh, dw, shard);
     }
   }
   DispatchReal(h.dtype, [&](auto real) {
-    cpu::LinearCrossEntropy<decltype(real)>(ctx, h, w, rows, labels, weights, loss_sum, dh, dw);
+    cpu::LinearCrossEntropy<decltype(real)>(ctx, h, w, rows, labels, weights, loss_sum, dh, dw,
+                                            shard);
   });
 }
 

@@ -8,7 +8,7 @@ namespace omnitrain::cpu {
 template <typename T>
 void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Tensor& rows,
                         const Tensor& labels, const Tensor& weights, Tensor loss_sum, Tensor dh,
-                        Tensor dw);
+                        Tensor dw, const VocabShard* shard);
 
 }  // namespace omnitrain::cpu
 
@@ -17,6 +17,6 @@ namespace omnitrain::cuda {
 /// LinearCrossEntropy on operands that were checked, f32 and bf16.
 void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Tensor& rows,
                         const Tensor& labels, const Tensor& weights, Tensor loss_sum, Tensor dh,
-                        Tensor dw);
+                        Tensor dw, const VocabShard* shard);
 
 }  // namespace omnitrain::cuda

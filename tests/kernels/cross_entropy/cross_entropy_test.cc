@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "parallel/comm/inprocess_communicator.h"
 #include "tests/kernels/common/arrays.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
@@ -32,7 +33,8 @@ struct Problem {
     }
   }
   void Run(Context& ctx, bool has_weights = true) { Run(ctx, has_weights, *loss, *dh, *dw); }
-  void Run(Context& ctx, bool has_weights, Tensor loss_to, Tensor dh_to, Tensor dw_to) {
+  void Run(Context& ctx, bool has_weights, Tensor loss_to, Tensor dh_to, Tensor dw_to,
+           const VocabShard* shard = nullptr) {
     std::vector<double> rows_list, label_list, weight_list;
     for (size_t i = 0; i < labels.size(); ++i) {
       if (labels[i] < 0) continue;
@@ -45,7 +47,10 @@ struct Problem {
     r.SetValues(rows_list);
     l.SetValues(label_list);
     x.SetValues(weight_list);
-    LinearCrossEntropy(ctx, *h, *w, *r, *l, has_weights ? *x : Tensor(), loss_to, dh_to, dw_to);
+    const Tensor slice =
+        shard != nullptr ? (*w).Rows(shard->first, dw_to ? dw_to.rows() : shard->widest) : *w;
+    LinearCrossEntropy(ctx, *h, slice, *r, *l, has_weights ? *x : Tensor(), loss_to, dh_to, dw_to,
+                       shard);
   }
 
   DType dtype;
@@ -109,6 +114,52 @@ TEST_CASE("LinearCrossEntropy is the weighted loss of the head, with its gradien
         CHECK(Compare(*got.dh, *want.dh, bound));
         CHECK(Compare(*got.dw, *want.dw, bound));
       }
+    }
+  }
+}
+
+TEST_CASE("LinearCrossEntropy over slices of the vocabulary is that over the whole") {
+  constexpr int kRanks = 3;
+  for (const DType dtype : {DType::kF64, DType::kF32}) {
+    // The last one has chunks of the smallest size, which differ where slices do.
+    for (const auto [rows, width, vocabulary, gap] :
+         {Sizes{0, 4, 9, 0}, Sizes{6, 5, 4, 2}, Sizes{40, 33, 257, 0}, Sizes{300, 3, 100001, 1}}) {
+      Problem want(dtype, rows, width, vocabulary, gap);
+      CpuContext cpu(1);
+      want.Run(cpu.ctx);
+      std::vector<Array> losses, dhs, dws;
+      for (int rank = 0; rank < kRanks; ++rank) {
+        losses.push_back(Array::Filled(DType::kF64, {1}, rank == 0 ? 2.5 : 0));
+        dhs.emplace_back(dtype, Shape{rows, width}, gap);
+      }
+      Problem start(dtype, rows, width, vocabulary, gap);
+      Array dw = start.dw;
+      InProcessWorld(kRanks).Run([&](Communicator& comm) {
+        CpuContext mine(1);
+        Problem p(dtype, rows, width, vocabulary, gap);
+        const int64_t begin = vocabulary * comm.rank() / kRanks;
+        const int64_t end = vocabulary * (comm.rank() + 1) / kRanks;
+        VocabShard shard{begin, vocabulary, (vocabulary + kRanks - 1) / kRanks, {}, {}};
+        shard.max = [&](const Tensor& values) {
+          comm.AllReduce(values, ReduceOp::kMax, mine.ctx.stream()).Wait(mine.ctx.stream());
+        };
+        shard.sum = [&](const Tensor& values) {
+          comm.AllReduce(values, ReduceOp::kSum, mine.ctx.stream()).Wait(mine.ctx.stream());
+        };
+        p.Run(mine.ctx, true, *losses[comm.rank()], *dhs[comm.rank()],
+              (*dw).Rows(begin, end - begin), &shard);
+      });
+      Array dh = dhs[0];
+      for (int64_t i = 0; i < rows * width; ++i) {
+        dh.at(i, dhs[0].at(i) + dhs[1].at(i) + dhs[2].at(i));
+      }
+      INFO(DTypeName(dtype) << " " << rows << " x " << width << " -> " << vocabulary);
+      const double eps = dtype == DType::kF32 ? 0x1p-23 : 0x1p-52;
+      CHECK(Compare(*losses[0], *want.loss, {20 * eps, 20 * eps}));
+      CHECK(losses[1].at(0) == 0);
+      CHECK(losses[2].at(0) == 0);
+      CHECK(Compare(*dh, *want.dh, {100 * eps, 100 * eps, 40 * eps}));
+      CHECK(Compare(*dw, *want.dw, {100 * eps, 100 * eps, 40 * eps}));
     }
   }
 }
