@@ -122,10 +122,12 @@ std::string WriteRankFile(const std::string& part_dir, int rank,
     std::vector<CheckpointTensor> tensors;
     std::unordered_map<std::string, int> indices;
     for (const Region& region : regions) {
-      OT_CHECK(region.begin >= 0 && region.begin <= region.end &&
-                   region.end <= region.global_shape.num_elements(),
-               "tensor {} {}: elements [{}, {})", region.name, region.global_shape.ToString(),
-               region.begin, region.end);
+      for (const ElementRun& run : region.runs) {
+        OT_CHECK(run.begin >= 0 && run.length >= 0 && run.count >= 1 &&
+                     run.end() <= region.global_shape.num_elements(),
+                 "tensor {} {}: elements [{}, +{}) x {}, {} apart", region.name,
+                 region.global_shape.ToString(), run.begin, run.length, run.count, run.stride);
+      }
       const auto [index, is_new] = indices.emplace(region.name, static_cast<int>(tensors.size()));
       if (is_new) tensors.push_back({region.name, region.dtype, region.global_shape});
       const CheckpointTensor& tensor = tensors[static_cast<size_t>(index->second)];
@@ -134,9 +136,8 @@ std::string WriteRankFile(const std::string& part_dir, int rank,
                tensor.shape.ToString(), DTypeName(region.dtype), region.global_shape.ToString());
       constexpr char kZeros[kAlignment] = {};
       write(kZeros, (kAlignment - out.size() % kAlignment) % kAlignment);
-      file.regions.push_back({index->second, out.size(), {{region.begin, region.end}}});
-      write(region.data,
-            (region.end - region.begin) * static_cast<int64_t>(DTypeBytes(region.dtype)));
+      file.regions.push_back({index->second, out.size(), region.runs});
+      write(region.data, NumElements(region.runs) * static_cast<int64_t>(DTypeBytes(region.dtype)));
     }
     out.Finish();
     file.bytes = out.size();

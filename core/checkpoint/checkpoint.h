@@ -5,14 +5,15 @@
 #include <vector>
 
 #include "core/tensor/dtype.h"
+#include "core/tensor/element_run.h"
 #include "core/tensor/tensor.h"
 
 namespace omnitrain {
 
 // Training checkpoints: `RUN/checkpoints/step-00000100/` with `manifest.json` and a data file per
 // rank, on a file system that all ranks see, and `RUN/checkpoints/latest`, a link to the one
-// written last. What a rank writes is named by global tensors and element ranges, so that any other
-// number of ranks can read it back (checkpoint_reader.h).
+// written last. What a rank writes is named by global tensors and runs of their elements, so that
+// ranks of any other number and layout can read it back (checkpoint_reader.h).
 //
 // No communication here: the caller puts barriers between the phases of a save.
 //   rank 0      BeginCheckpoint
@@ -22,14 +23,13 @@ namespace omnitrain {
 // commit has renamed `step-N.part`, older checkpoints and `latest` are untouched; after it, the new
 // one is whole.
 
-/// Elements [begin, end) of a tensor, flat in row-major order.
+/// Elements of a tensor.
 struct Region {
   std::string name;  // the tensor's, the same on all ranks
   DType dtype = DType::kF32;
   Shape global_shape;
-  int64_t begin = 0;
-  int64_t end = 0;
-  const void* data = nullptr;  // [end - begin], on the host
+  std::vector<ElementRun> runs;  // in the whole tensor
+  const void* data = nullptr;    // these elements, one behind the other, on the host
 };
 
 /// Makes `run_out/checkpoints/step-N.part`, after removing what crashed saves left behind. Returns

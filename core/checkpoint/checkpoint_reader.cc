@@ -52,20 +52,18 @@ CheckpointReader CheckpointReader::Open(const std::string& directory, Verify ver
     OT_REQUIRE(bytes == static_cast<uintmax_t>(file.bytes), ErrorCode::kCheckpoint,
                "{}: damaged: has {} bytes, the manifest has {}", file_path, bytes, file.bytes);
     for (const ManifestRegion& region : file.regions) {
-      const size_t tensor = static_cast<size_t>(region.tensor);
-      int64_t offset = region.offset;
-      for (const ElementRun& run : region.runs) {
-        if (run.begin == run.end) continue;
-        reader.pieces_[tensor].push_back({run.begin, run.end, static_cast<int>(f), offset});
-        offset += (run.end - run.begin) *
-                  static_cast<int64_t>(DTypeBytes(manifest.tensors[tensor].dtype));
+      const CheckpointTensor& tensor = manifest.tensors[static_cast<size_t>(region.tensor)];
+      const int64_t element_bytes = static_cast<int64_t>(DTypeBytes(tensor.dtype));
+      for (const ElementRect& rect : ToRects(region.runs, tensor.shape.row_elements())) {
+        reader.pieces_[static_cast<size_t>(region.tensor)].push_back(
+            {rect, static_cast<int>(f), region.offset + rect.position * element_bytes});
       }
     }
     reader.files_.push_back(std::make_unique<DataFile>());
   }
   for (std::vector<Piece>& pieces : reader.pieces_) {
     std::sort(pieces.begin(), pieces.end(),
-              [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
+              [](const Piece& a, const Piece& b) { return a.rect.row_begin < b.rect.row_begin; });
   }
   return reader;
 }
@@ -93,40 +91,77 @@ const InputFile& CheckpointReader::FileAt(int index) const {
   return *slot.file;
 }
 
-void CheckpointReader::Read(const std::string& name, int64_t begin, int64_t end, DType dtype,
-                            void* out) const {
+void CheckpointReader::Read(const std::string& name, const std::vector<ElementRun>& runs,
+                            DType dtype, void* out) const {
   const int index = IndexOf(name);
   const CheckpointTensor& tensor = manifest_.tensors[static_cast<size_t>(index)];
-  OT_CHECK(begin >= 0 && begin <= end && end <= tensor.shape.num_elements(),
-           "{}: tensor {} {}: elements [{}, {})", directory_, name, tensor.shape.ToString(), begin,
-           end);
+  for (const ElementRun& run : runs) {
+    OT_CHECK(run.begin >= 0 && run.length >= 0 && run.count >= 1 &&
+                 run.end() <= tensor.shape.num_elements(),
+             "{}: tensor {} {}: elements [{}, +{}) x {}, {} apart", directory_, name,
+             tensor.shape.ToString(), run.begin, run.length, run.count, run.stride);
+  }
   OT_REQUIRE(IsConvertible(tensor.dtype, dtype), ErrorCode::kCheckpoint,
              "{}: tensor {}: stored as {}, cannot be read as {}", directory_, name,
              DTypeName(tensor.dtype), DTypeName(dtype));
-  const int64_t stored_bytes = static_cast<int64_t>(DTypeBytes(tensor.dtype));
-  const int64_t chunk = kBufferBytes / stored_bytes;
-  std::vector<char> buffer;
-  const std::vector<Piece>& pieces = pieces_[static_cast<size_t>(index)];
-  auto piece = std::upper_bound(pieces.begin(), pieces.end(), begin,
-                                [](int64_t at, const Piece& p) { return at < p.end; });
-  for (int64_t at = begin; at < end;) {
-    if (at == piece->end) ++piece;
-    const InputFile& file = FileAt(piece->file);
-    char* target = static_cast<char*>(out) + (at - begin) * static_cast<int64_t>(DTypeBytes(dtype));
-    const int64_t offset = piece->offset + (at - piece->begin) * stored_bytes;
-    int64_t n = std::min(end, piece->end) - at;
-    if (tensor.dtype == dtype) {
-      file.Read(offset, n * stored_bytes, target);
-    } else {
-      n = std::min(n, chunk);
-      buffer.resize(static_cast<size_t>(n * stored_bytes));
-      file.Read(offset, n * stored_bytes, buffer.data());
-      const int64_t converted = ConvertElements(tensor.dtype, buffer.data(), dtype, target, n);
-      OT_REQUIRE(converted == n, ErrorCode::kCheckpoint,
-                 "{}: tensor {}: element {} does not fit {}", directory_, name, at + converted,
-                 DTypeName(dtype));
+  for (const ElementRect& wanted : ToRects(runs, tensor.shape.row_elements())) {
+    char* target =
+        static_cast<char*>(out) + wanted.position * static_cast<int64_t>(DTypeBytes(dtype));
+    for (const Piece& piece : pieces_[static_cast<size_t>(index)]) {
+      if (piece.rect.row_begin >= wanted.row_end) break;
+      ReadShared(tensor, piece, wanted, dtype, target);
     }
-    at += n;
+  }
+}
+
+void CheckpointReader::ReadShared(const CheckpointTensor& tensor, const Piece& piece,
+                                  const ElementRect& wanted, DType dtype, char* out) const {
+  const ElementRect& held = piece.rect;
+  const int64_t row_begin = std::max(held.row_begin, wanted.row_begin);
+  const int64_t row_end = std::min(held.row_end, wanted.row_end);
+  const int64_t column_begin = std::max(held.column_begin, wanted.column_begin);
+  const int64_t column_end = std::min(held.column_end, wanted.column_end);
+  if (row_begin >= row_end || column_begin >= column_end) return;
+  // Rows that follow each other on both sides are read as one.
+  int64_t rows = row_end - row_begin, length = column_end - column_begin;
+  if (length == held.columns() && length == wanted.columns()) {
+    length *= rows;
+    rows = 1;
+  }
+  const int64_t from_bytes = static_cast<int64_t>(DTypeBytes(tensor.dtype));
+  const int64_t to_bytes = static_cast<int64_t>(DTypeBytes(dtype));
+  const int64_t pitch = held.columns() * from_bytes;
+  const int64_t offset = piece.offset + (row_begin - held.row_begin) * pitch +
+                         (column_begin - held.column_begin) * from_bytes;
+  char* target = out + ((row_begin - wanted.row_begin) * wanted.columns() + column_begin -
+                        wanted.column_begin) *
+                           to_bytes;
+  const InputFile& file = FileAt(piece.file);
+  if (rows == 1 && tensor.dtype == dtype) {
+    file.Read(offset, length * from_bytes, target);
+    return;
+  }
+  const auto convert = [&](const char* in, int64_t n, char* to) {
+    const int64_t converted = ConvertElements(tensor.dtype, in, dtype, to, n);
+    OT_REQUIRE(converted == n, ErrorCode::kCheckpoint, "{}: tensor {}: an element does not fit {}",
+               directory_, tensor.name, DTypeName(dtype));
+  };
+  // Short rows are read many at a time, with what lies between them; long ones in chunks.
+  const int64_t chunk = kBufferBytes / from_bytes;
+  const int64_t rows_at_once = std::max<int64_t>(1, kBufferBytes / pitch);
+  std::vector<char> buffer;
+  for (int64_t row = 0; row < rows; row += rows_at_once) {
+    const int64_t n = std::min(rows_at_once, rows - row);
+    for (int64_t begin = 0; begin < length; begin += chunk) {
+      const int64_t count = n > 1 ? length : std::min(chunk, length - begin);
+      buffer.resize(static_cast<size_t>((n - 1) * pitch + count * from_bytes));
+      file.Read(offset + row * pitch + begin * from_bytes, static_cast<int64_t>(buffer.size()),
+                buffer.data());
+      for (int64_t r = 0; r < n; ++r) {
+        convert(buffer.data() + r * pitch, count,
+                target + ((row + r) * wanted.columns() + begin) * to_bytes);
+      }
+    }
   }
 }
 

@@ -40,17 +40,21 @@ class CheckpointReader {
   /// Errors: a name that the checkpoint does not hold.
   const CheckpointTensor& Find(const std::string& name) const;
 
-  /// Elements [begin, end) of the whole tensor, flat in row-major order, gathered from whichever
-  /// files hold them, as `dtype` (convert.h). Shapes: out [end - begin].
-  void Read(const std::string& name, int64_t begin, int64_t end, DType dtype, void* out) const;
+  /// Elements of the whole tensor, in the order of `runs`, gathered from whichever files hold them,
+  /// as `dtype` (convert.h). Shapes: out [NumElements(runs)].
+  void Read(const std::string& name, const std::vector<ElementRun>& runs, DType dtype,
+            void* out) const;
+  /// Elements [begin, end), flat in row-major order.
+  void Read(const std::string& name, int64_t begin, int64_t end, DType dtype, void* out) const {
+    Read(name, std::vector<ElementRun>{{begin, end - begin}}, dtype, out);
+  }
 
  private:
-  // Where a run of elements lies.
+  // Where a rectangle of a tensor, seen as a matrix of shape[0] rows, lies.
   struct Piece {
-    int64_t begin = 0;
-    int64_t end = 0;
+    ElementRect rect;
     int file = 0;
-    int64_t offset = 0;  // bytes
+    int64_t offset = 0;  // bytes, of its first element
   };
   // Opened when first read: a rank seldom needs the files of all others.
   struct DataFile {
@@ -60,12 +64,15 @@ class CheckpointReader {
 
   int IndexOf(const std::string& name) const;
   const InputFile& FileAt(int index) const;
+  // The elements that `piece` and `wanted` share, into `out`, which starts with those of `wanted`.
+  void ReadShared(const CheckpointTensor& tensor, const Piece& piece, const ElementRect& wanted,
+                  DType dtype, char* out) const;
 
   std::string directory_;
   Verify verify_ = Verify::kSizes;
   Manifest manifest_;
   std::unordered_map<std::string, int> indices_;
-  std::vector<std::vector<Piece>> pieces_;  // [tensor], by ascending begin, joined
+  std::vector<std::vector<Piece>> pieces_;  // [tensor], by ascending row_begin
   std::vector<std::unique_ptr<DataFile>> files_;
 };
 

@@ -1,17 +1,17 @@
 #include "core/checkpoint/manifest.h"
 
-#include <algorithm>
 #include <filesystem>
 #include <unordered_map>
 #include <utility>
 
 #include "core/base/json.h"
+#include "core/checkpoint/exact_cover.h"
 #include "core/checkpoint/hash.h"
 
 namespace omnitrain {
 namespace {
 
-constexpr int kVersion = 1;
+constexpr int kVersion = 2;
 
 Json TensorsToJson(const std::vector<CheckpointTensor>& tensors) {
   Json list = Json::array();
@@ -57,7 +57,10 @@ Json FileToJson(const ManifestFile& file) {
   Json regions = Json::array();
   for (const ManifestRegion& region : file.regions) {
     Json runs = Json::array();
-    for (const ElementRun& run : region.runs) runs.push_back({run.begin, run.end});
+    for (const ElementRun& run : region.runs) {
+      runs.push_back(run.count == 1 ? Json{run.begin, run.length}
+                                    : Json{run.begin, run.length, run.stride, run.count});
+    }
     regions.push_back({{"tensor", region.tensor}, {"offset", region.offset}, {"runs", runs}});
   }
   return {
@@ -78,11 +81,26 @@ ManifestFile FileFromJson(const Json& item, size_t num_tensors) {
                ErrorCode::kCheckpoint, "{}: there is no tensor {}", file.name, region.tensor);
     region.offset = entry.at("offset").get<int64_t>();
     for (const Json& run : entry.at("runs")) {
-      region.runs.push_back({run.at(0).get<int64_t>(), run.at(1).get<int64_t>()});
+      ElementRun r = {run.at(0).get<int64_t>(), run.at(1).get<int64_t>()};
+      if (run.size() > 2) {
+        r.stride = run.at(2).get<int64_t>();
+        r.count = run.at(3).get<int64_t>();
+      }
+      region.runs.push_back(r);
     }
     file.regions.push_back(std::move(region));
   }
   return file;
+}
+
+// Whether a run lies in a tensor of so many elements, once each, without numbers that overflow.
+bool IsInside(const ElementRun& run, int64_t elements) {
+  if (run.begin < 0 || run.begin > elements) return false;
+  const int64_t rest = elements - run.begin;
+  if (run.length < 0 || run.length > rest || run.count < 1) return false;
+  if (run.count == 1) return true;
+  return run.length > 0 && run.stride >= run.length && run.stride <= rest &&
+         run.count - 1 <= (rest - run.length) / run.stride;
 }
 
 }  // namespace
@@ -157,14 +175,15 @@ std::string Manifest::FindFault() const {
   for (const ManifestFile& file : files) {
     for (const ManifestRegion& region : file.regions) {
       const CheckpointTensor& tensor = tensors[static_cast<size_t>(region.tensor)];
+      const int64_t elements = tensor.shape.num_elements();
       int64_t count = 0;
       for (const ElementRun& run : region.runs) {
-        if (run.begin < 0 || run.begin > run.end || run.end > tensor.shape.num_elements()) {
-          return fmt::format("{}: tensor {}: impossible elements [{}, {})", file.name, tensor.name,
-                             run.begin, run.end);
+        if (!IsInside(run, elements) || count > elements - run.num_elements()) {
+          return fmt::format("{}: tensor {}: impossible elements [{}, +{}) x {}, {} apart",
+                             file.name, tensor.name, run.begin, run.length, run.count, run.stride);
         }
-        count += run.end - run.begin;
-        if (run.begin < run.end) runs[static_cast<size_t>(region.tensor)].push_back(run);
+        count += run.num_elements();
+        runs[static_cast<size_t>(region.tensor)].push_back(run);
       }
       const int64_t bytes = count * static_cast<int64_t>(DTypeBytes(tensor.dtype));
       if (region.offset < 0 || bytes > file.bytes || region.offset > file.bytes - bytes) {
@@ -173,18 +192,8 @@ std::string Manifest::FindFault() const {
     }
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
-    std::sort(runs[i].begin(), runs[i].end(),
-              [](const ElementRun& a, const ElementRun& b) { return a.begin < b.begin; });
-    runs[i].push_back({tensors[i].shape.num_elements(), tensors[i].shape.num_elements()});
-    int64_t end = 0;
-    for (const ElementRun& run : runs[i]) {
-      if (run.begin != end) {
-        return fmt::format("tensor {}: elements [{}, {}) are in {}", tensors[i].name,
-                           std::min(run.begin, end), std::max(run.begin, end),
-                           run.begin > end ? "no file" : "two places");
-      }
-      end = run.end;
-    }
+    const std::string fault = FindCoverFault(tensors[i].shape, runs[i]);
+    if (!fault.empty()) return fmt::format("tensor {}: {}", tensors[i].name, fault);
   }
   return "";
 }

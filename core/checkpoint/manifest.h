@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/tensor/dtype.h"
+#include "core/tensor/element_run.h"
 #include "core/tensor/tensor.h"
 
 namespace omnitrain {
@@ -14,12 +15,6 @@ struct CheckpointTensor {
   std::string name;
   DType dtype = DType::kF32;
   Shape shape;
-};
-
-/// Elements [begin, end) of a tensor, flat in row-major order.
-struct ElementRun {
-  int64_t begin = 0;
-  int64_t end = 0;
 };
 
 /// What one rank wrote of one tensor: its runs, one after another from `offset` bytes on.
@@ -37,8 +32,8 @@ struct ManifestFile {
 };
 
 /// What a checkpoint consists of. As text: `{"checksum": H, "content": {...}}`, H being the xxh3 of
-/// the content as printed, so that a damaged manifest is told from a good one. A later layout adds
-/// other kinds of runs under a higher `version`.
+/// the content as printed, so that a damaged manifest is told from a good one. A run is printed as
+/// [begin, length] or, of several, [begin, length, stride, count].
 struct Manifest {
   int64_t step = 0;
   int64_t save_idx = 0;  // counts the saves of a run: tells, without clocks, which came later

@@ -1,5 +1,7 @@
 #include "core/model/param_store.h"
 
+#include <algorithm>
+
 #include "core/base/rng.h"
 
 namespace omnitrain {
@@ -25,6 +27,39 @@ const char* ParamGroupName(ParamGroup group) {
 }
 
 DType MainGradDType(DType compute) { return compute == DType::kF64 ? DType::kF64 : DType::kF32; }
+
+std::vector<StoredPiece> StoredPieces(const ParamSpec& spec, int64_t begin, int64_t end) {
+  OT_CHECK(begin >= 0 && end <= spec.shape.num_elements(), "{}: elements [{}, {}) of {}", spec.name,
+           begin, end, spec.shape.num_elements());
+  const int64_t columns = spec.shape.row_elements();
+  std::vector<StoredPiece> pieces;
+  for (const HfPart& part : spec.hf_parts) {
+    StoredPiece piece;
+    piece.part = &part;
+    piece.begin = std::max(begin, part.row_begin * columns);
+    piece.end = std::min(end, (part.row_begin + part.num_rows) * columns);
+    if (piece.begin >= piece.end) continue;
+    int64_t stride = 1;  // elements of a row of the stored tensor
+    for (size_t i = 1; i < part.shape.size(); ++i) stride *= part.shape[i];
+    const auto place_of = [&](int64_t row, int64_t column) {
+      return (part.first_row + row - part.row_begin) * stride + part.first_column + column;
+    };
+    if (columns == stride) {
+      piece.runs = {{place_of(0, piece.begin), piece.num_elements()}};
+    } else {
+      for (const ElementRect& rect : ToRects({{piece.begin, piece.num_elements()}}, columns)) {
+        piece.runs.push_back(
+            {place_of(rect.row_begin, rect.column_begin), rect.columns(), stride, rect.rows()});
+      }
+    }
+    pieces.push_back(std::move(piece));
+  }
+  return pieces;
+}
+
+std::vector<StoredPiece> StoredPieces(const ParamSpec& spec) {
+  return StoredPieces(spec, 0, spec.shape.num_elements());
+}
 
 ParamId ParamStore::Add(ParamSpec spec) {
   OT_CHECK(device_ == nullptr, "{} added after Allocate", spec.name);
@@ -61,25 +96,39 @@ void ParamStore::Plan(const AllocateOptions& options) {
   grad_dtype_ = MainGradDType(options.dtype);
   for (int g = 0; g < 3; ++g) frozen_[g] = options.frozen[g];
   flat_begin_.resize(specs_.size());
-  ParamBucket bucket;
-  const auto close_bucket = [&] {
-    if (bucket.params.empty()) return;
-    bucket.size = RoundUp(num_trained_ - bucket.begin, kAlignElements * options.num_shards);
-    num_trained_ = bucket.begin + bucket.size;
-    buckets_.push_back(bucket);
-    bucket = ParamBucket();
-  };
+  std::array<int, kNumParamSharings> open;  // the bucket that takes parameters of a class, or -1
+  open.fill(-1);
   for (ParamId id = 0; id < num_params(); ++id) {
-    int64_t& used = is_frozen(id) ? num_frozen_ : num_trained_;
-    if (!is_frozen(id)) {
-      if (bucket.params.empty()) bucket.begin = num_trained_;
-      bucket.params.push_back(id);
+    const int64_t elements = RoundUp(specs_[id].shape.num_elements(), kAlignElements);
+    if (is_frozen(id)) {
+      flat_begin_[id] = num_frozen_;
+      num_frozen_ += elements;
+      continue;
     }
-    flat_begin_[id] = used;
-    used += RoundUp(specs_[id].shape.num_elements(), kAlignElements);
-    if (!is_frozen(id) && num_trained_ - bucket.begin >= options.bucket_elements) close_bucket();
+    int& b = open[static_cast<size_t>(specs_[id].sharing)];
+    if (b < 0) {
+      b = static_cast<int>(buckets_.size());
+      buckets_.emplace_back();
+      buckets_.back().sharing = specs_[id].sharing;
+    }
+    ParamBucket& bucket = buckets_[b];
+    bucket.params.push_back(id);
+    flat_begin_[id] = bucket.size;  // inside the bucket, which has no place yet
+    bucket.size += elements;
+    if (bucket.size >= options.bucket_elements) b = -1;
   }
-  close_bucket();
+  // The first and the last stage hold these at opposite ends of their lists, but have to reduce
+  // and gather them at the same turn.
+  std::stable_partition(buckets_.begin(), buckets_.end(), [](const ParamBucket& bucket) {
+    return bucket.sharing == ParamSharing::kTied;
+  });
+  for (ParamBucket& bucket : buckets_) {
+    bucket.begin = num_trained_;
+    bucket.size = RoundUp(bucket.size,
+                          kAlignElements * options.num_shards[static_cast<size_t>(bucket.sharing)]);
+    num_trained_ += bucket.size;
+    for (ParamId id : bucket.params) flat_begin_[id] += bucket.begin;
+  }
 }
 
 int64_t ParamStore::value_bytes() const {
@@ -117,14 +166,21 @@ void ParamStore::Allocate(Device& device, const AllocateOptions& options) {
 void ParamStore::Initialize(uint64_t seed, double std, Stream& stream) {
   for (ParamId id = 0; id < num_params(); ++id) {
     const ParamSpec& spec = specs_[id];
-    const uint64_t name_stream = StreamId(spec.name.c_str());
-    const int64_t n = spec.shape.num_elements();
-    std::vector<float> f32(static_cast<size_t>(n));
+    std::vector<float> f32(static_cast<size_t>(spec.shape.num_elements()),
+                           spec.init == ParamInit::kOne ? 1.0f : 0.0f);
+    if (spec.init == ParamInit::kNormal) {
+      for (const StoredPiece& piece : StoredPieces(spec)) {
+        const uint64_t name_stream = StreamId(piece.part->name.c_str());
+        float* out = f32.data() + piece.begin;
+        for (const ElementRun& run : piece.runs) {
 #pragma omp parallel for
-    for (int64_t i = 0; i < n; ++i) {
-      f32[i] = spec.init == ParamInit::kNormal
-                   ? static_cast<float>(std * RandomNormal(seed, name_stream, i))
-                   : (spec.init == ParamInit::kOne ? 1.0f : 0.0f);
+          for (int64_t i = 0; i < run.num_elements(); ++i) {
+            out[i] = static_cast<float>(
+                std * RandomNormal(seed, name_stream, static_cast<uint64_t>(run[i])));
+          }
+          out += run.num_elements();
+        }
+      }
     }
     const auto write = [&](const auto& host) {
       device_->Copy(values_[id].data, host.data(), host.size() * sizeof(host[0]), stream);

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <array>
 #include <string>
 #include <vector>
 
 #include "core/runtime/device.h"
+#include "core/tensor/element_run.h"
 
 namespace omnitrain {
 
@@ -44,19 +46,38 @@ struct ParamSpec {
   std::vector<HfPart> hf_parts;  // cover the rows exactly once
 };
 
+/// Elements of a parameter and where they lie in the tensor stored under a Hugging Face name.
+struct StoredPiece {
+  const HfPart* part = nullptr;
+  int64_t begin = 0, end = 0;    // elements of the parameter, flat
+  std::vector<ElementRun> runs;  // the same, in this order, in the whole stored tensor
+
+  int64_t num_elements() const { return end - begin; }
+};
+
+/// Elements [begin, end) of a parameter by the stored tensors they belong to: one piece for each
+/// part that has some of them, in their order; a piece has three runs at most (the rest of a row,
+/// whole rows, the beginning of a row).
+std::vector<StoredPiece> StoredPieces(const ParamSpec& spec, int64_t begin, int64_t end);
+std::vector<StoredPiece> StoredPieces(const ParamSpec& spec);  // of all its elements
+
 using ParamId = int;
 
-/// A run of parameters whose values and gradients are contiguous: what ZeRO shards, reduces and
-/// gathers as one.
+/// Parameters whose values and gradients are contiguous: what ZeRO shards, reduces and gathers as
+/// one. All of them are shared by the same ranks.
 struct ParamBucket {
   int64_t begin = 0, size = 0;  // in elements of the flat values (and gradients); size is a
                                 // multiple of 64 * shards
-  std::vector<ParamId> params;
+  std::vector<ParamId> params;  // ascending
+  ParamSharing sharing = ParamSharing::kSlice;
 };
 
 /// All parameters of a model on one rank: values in the compute dtype and main gradients (f32, or
-/// f64 for f64), each in one flat block, in the order of Add, so that a bucket of either is one
-/// tensor. Frozen parameters have a block of their own and no gradients.
+/// f64 for f64), each in one flat block, so that a bucket of either is one tensor. Frozen
+/// parameters have a block of their own and no gradients.
+/// A bucket takes parameters of its class in the order of Add, and buckets follow each other by
+/// their first parameters: a backward, which goes through the parameters from the last to the
+/// first, completes buckets from the last to the first. Tied embeddings alone go in front of all.
 class ParamStore {
  public:
   /// Declares a parameter; before Allocate().  Errors: kInternal when hf_parts do not cover the
@@ -64,12 +85,13 @@ class ParamStore {
   ParamId Add(ParamSpec spec);
 
   /// Makes the memory; values are undefined and gradients zero afterwards.
-  /// `frozen[group]` says which groups get no gradient; `num_shards` is the number of ranks that a
-  /// bucket is divided over; a bucket ends with the parameter that takes it past `bucket_elements`.
+  /// `frozen[group]` says which groups get no gradient; `num_shards[sharing]` is the number of
+  /// ranks that a bucket of this class is divided over; a bucket ends with the parameter that takes
+  /// it past `bucket_elements`.
   struct AllocateOptions {
     DType dtype = DType::kF32;
     bool frozen[3] = {false, false, false};
-    int num_shards = 1;
+    std::array<int, kNumParamSharings> num_shards = {1, 1, 1, 1, 1};
     int64_t bucket_elements = int64_t{1} << 24;
   };
   void Allocate(Device& device, const AllocateOptions& options);
@@ -81,8 +103,9 @@ class ParamStore {
   int64_t value_bytes() const;
   int64_t grad_bytes() const;
 
-  /// Draws the values of parameters of a fresh model from (seed, name): the same on every layout.
-  /// kNormal is N(0, std^2).  Source: initializer_range of the Hugging Face configurations.
+  /// Draws the values of parameters of a fresh model from (seed, Hugging Face name, place in the
+  /// whole stored tensor): the same model on every layout. kNormal is N(0, std^2).
+  /// Source: initializer_range of the Hugging Face configurations.
   void Initialize(uint64_t seed, double std, Stream& stream);
 
   int num_params() const { return static_cast<int>(specs_.size()); }

@@ -9,20 +9,45 @@
 
 namespace omnitrain {
 
-ShardedAdamW::ShardedAdamW(Context& ctx, ParamStore& params, Communicator& dp,
+SharingGroups SharingGroups::AllOver(Communicator& world) {
+  SharingGroups groups;
+  groups.of_class.fill(&world);
+  groups.world = &world;
+  return groups;
+}
+
+int SharingGroups::SizeOf(ParamSharing sharing) const {
+  const Communicator* group = of_class[static_cast<size_t>(sharing)];
+  return group == nullptr ? 1 : group->size();
+}
+
+int SharingGroups::RankIn(ParamSharing sharing) const {
+  const Communicator* group = of_class[static_cast<size_t>(sharing)];
+  return group == nullptr ? 0 : group->rank();
+}
+
+std::array<int, kNumParamSharings> SharingGroups::Sizes() const {
+  std::array<int, kNumParamSharings> sizes;
+  for (int i = 0; i < kNumParamSharings; ++i) sizes[i] = SizeOf(static_cast<ParamSharing>(i));
+  return sizes;
+}
+
+ShardedAdamW::ShardedAdamW(Context& ctx, ParamStore& params, const SharingGroups& groups,
                            const AdamWConfig& config)
-    : params_(params), dp_(dp), config_(config) {
-  const int num_shards = dp.size();
+    : params_(params), groups_(groups), config_(config) {
+  OT_CHECK(groups.world != nullptr, "an optimizer without a world");
   const DType state = params.grad_dtype();
   has_masters_ = params.dtype() != state;
-  int64_t elements = 0;
+  int64_t elements = 0, reduced_elements = 0;
   for (const ParamBucket& bucket : params.buckets()) {
+    const int num_shards = groups.SizeOf(bucket.sharing);
     OT_CHECK(bucket.size % num_shards == 0, "a bucket of {} elements over {} ranks", bucket.size,
              num_shards);
     elements += bucket.size / num_shards;
+    if (num_shards > 1) reduced_elements += bucket.size / num_shards;
   }
   Device& device = ctx.device();
-  if (num_shards > 1) shard_grads_ = OwnedTensor(device, state, {elements});
+  shard_grads_ = OwnedTensor(device, state, {reduced_elements});
   if (has_masters_) masters_ = OwnedTensor(device, state, {elements});
   m_ = OwnedTensor(device, state, {elements});
   v_ = OwnedTensor(device, state, {elements});
@@ -32,12 +57,17 @@ ShardedAdamW::ShardedAdamW(Context& ctx, ParamStore& params, Communicator& dp,
     Zero(ctx, *v_);
   }
 
-  int64_t used = 0;
+  int64_t used = 0, reduced_used = 0;
   for (const ParamBucket& bucket : params.buckets()) {
-    const int64_t count = bucket.size / num_shards, offset = count * dp.rank();
+    const int num_shards = groups.SizeOf(bucket.sharing);
+    const int64_t count = bucket.size / num_shards, offset = count * groups.RankIn(bucket.sharing);
     Shard shard;
     shard.values = params.bucket_values(bucket).Rows(offset, count);
-    shard.grads = num_shards > 1 ? shard_grads_->Rows(used, count) : params.bucket_grads(bucket);
+    shard.grads = params.bucket_grads(bucket);
+    if (num_shards > 1) {
+      shard.grads = shard_grads_->Rows(reduced_used, count);
+      reduced_used += count;
+    }
     shard.master = has_masters_ ? masters_->Rows(used, count) : shard.values;
     shard.m = m_->Rows(used, count);
     shard.v = v_->Rows(used, count);
@@ -52,18 +82,25 @@ ShardedAdamW::ShardedAdamW(Context& ctx, ParamStore& params, Communicator& dp,
       if (begin >= end) continue;
       const auto piece = [&](const Tensor& t) { return t.Rows(begin - shard_begin, end - begin); };
       owned_.push_back({id, begin - param_begin, end - param_begin, piece(shard.master),
-                        piece(shard.m), piece(shard.v)});
-      owned_grads_.push_back(piece(shard.grads));
+                        piece(shard.m), piece(shard.v), piece(shard.grads)});
       owned_values_.push_back(piece(shard.values));
     }
     shards_.push_back(shard);
   }
 }
 
+Communicator* ShardedAdamW::GroupOf(const ParamBucket& bucket) const {
+  return groups_.SizeOf(bucket.sharing) == 1
+             ? nullptr
+             : groups_.of_class[static_cast<size_t>(bucket.sharing)];
+}
+
 void ShardedAdamW::StartReduce(Context& ctx, int bucket) {
-  if (dp_.size() == 1) return;
-  reduces_.push_back(dp_.ReduceScatter(params_.bucket_grads(params_.buckets()[bucket]),
-                                       shards_[bucket].grads, ReduceOp::kSum, ctx.stream()));
+  const ParamBucket& grads = params_.buckets()[bucket];
+  Communicator* group = GroupOf(grads);
+  if (group == nullptr) return;
+  reduces_.push_back(group->ReduceScatter(params_.bucket_grads(grads), shards_[bucket].grads,
+                                          ReduceOp::kSum, ctx.stream()));
 }
 
 void ShardedAdamW::FinishReduce(Context& ctx) {
@@ -75,19 +112,11 @@ double ShardedAdamW::GradNorm(Context& ctx, double grad_scale) {
   Zero(ctx, *sum_);
   // Per parameter, not per shard: the gaps between parameters hold zeros, but a parameter's own
   // elements alone define it.
-  for (const Tensor& grads : owned_grads_) SumOfSquares(ctx, grads, *sum_);
+  for (const OwnedRange& range : owned_) SumOfSquares(ctx, range.grads, *sum_);
   double sum = 0;
   ctx.device().Copy(&sum, sum_->data, sizeof sum, ctx.stream());
   ctx.stream().Synchronize();
-  return std::sqrt(dp_.AllReduceScalar(sum, ReduceOp::kSum)) * grad_scale;
-}
-
-void ShardedAdamW::GatherGrads(Context& ctx, int bucket, const Tensor& out) {
-  if (dp_.size() == 1) {
-    Cast(ctx, shards_[bucket].grads, out);
-  } else {
-    dp_.AllGather(shards_[bucket].grads, out, ctx.stream()).Wait(ctx.stream());
-  }
+  return std::sqrt(SumOverRanks(sum)) * grad_scale;
 }
 
 void ShardedAdamW::Update(Context& ctx, int64_t step, double lr, double grad_scale,
@@ -106,12 +135,19 @@ void ShardedAdamW::Update(Context& ctx, int64_t step, double lr, double grad_sca
     p.weight_decay = spec.shape.rank() >= 2 ? config_.weight_decay : 0.0;
     p.step = step;
     p.grad_scale = grad_scale * factor;
-    AdamWStep(ctx, p, owned_grads_[i], range.master, range.m, range.v, owned_values_[i]);
+    AdamWStep(ctx, p, range.grads, range.master, range.m, range.v, owned_values_[i]);
   }
-  if (dp_.size() == 1) return;
+  StartGather(ctx);
+}
+
+void ShardedAdamW::StartGather(Context& ctx) {
   for (size_t b = 0; b < shards_.size(); ++b) {
-    gathers_.push_back(dp_.AllGather(shards_[b].values, params_.bucket_values(params_.buckets()[b]),
-                                     ctx.stream()));
+    const ParamBucket& bucket = params_.buckets()[b];
+    Communicator* group = GroupOf(bucket);
+    gathers_.push_back(
+        group == nullptr
+            ? CommHandle()
+            : group->AllGather(shards_[b].values, params_.bucket_values(bucket), ctx.stream()));
   }
 }
 
@@ -125,14 +161,12 @@ void ShardedAdamW::FinishGather(Context& ctx, int end) {
 }
 
 void ShardedAdamW::PublishMasters(Context& ctx) {
+  FinishGather(ctx);
   for (const Shard& shard : shards_) {
     if (has_masters_) Cast(ctx, shard.master, shard.values);
   }
-  if (dp_.size() == 1) return;
-  for (size_t b = 0; b < shards_.size(); ++b) {
-    dp_.AllGather(shards_[b].values, params_.bucket_values(params_.buckets()[b]), ctx.stream())
-        .Wait(ctx.stream());
-  }
+  StartGather(ctx);
+  FinishGather(ctx);
 }
 
 int64_t ShardedAdamW::state_bytes() const {
@@ -141,7 +175,7 @@ int64_t ShardedAdamW::state_bytes() const {
 
 std::string ShardedAdamW::FindNonFiniteGrad(Context& ctx) const {
   for (size_t i = 0; i < owned_.size(); ++i) {
-    const Tensor& g = owned_grads_[i];
+    const Tensor& g = owned_[i].grads;
     std::vector<char> host(static_cast<size_t>(g.num_bytes()));
     ctx.device().Copy(host.data(), g.data, host.size(), ctx.stream());
     ctx.stream().Synchronize();

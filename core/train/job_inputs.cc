@@ -146,7 +146,7 @@ LoaderOptions JobInputs::LoaderFor(const JobSpec& spec, int64_t first_index, int
 ParamStore::AllocateOptions ParamLayoutOf(const JobSpec& spec, int dp_size) {
   ParamStore::AllocateOptions options;
   options.dtype = ComputeDType(spec.precision);
-  options.num_shards = dp_size;
+  options.num_shards.fill(dp_size);
   options.frozen[static_cast<int>(ParamGroup::kVision)] = spec.train.vision.freeze;
   options.frozen[static_cast<int>(ParamGroup::kProjector)] = spec.train.projector.freeze;
   options.frozen[static_cast<int>(ParamGroup::kLlm)] = spec.train.llm.freeze;

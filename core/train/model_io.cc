@@ -17,15 +17,57 @@ bool TakePrefix(const std::string& name, const std::string& prefix, std::string*
   return true;
 }
 
-// Rows [begin, begin + n) of a parameter as they lie on the device, in bytes.
-struct RowSpan {
-  size_t offset, bytes;
-};
-RowSpan SpanOf(const Tensor& value, const HfPart& part) {
-  const size_t row_bytes =
-      static_cast<size_t>(value.shape.row_elements()) * DTypeBytes(value.dtype);
-  return {static_cast<size_t>(part.row_begin) * row_bytes,
-          static_cast<size_t>(part.num_rows) * row_bytes};
+// Experts of a layer are one stored tensor [E, out, in] here and [E, in, out] in hub files.
+bool IsExperts(const HfPart& part) {
+  return part.shape.size() == 3 && part.name.find(".experts.") != std::string::npos;
+}
+
+std::vector<int64_t> Transposed(const std::vector<int64_t>& shape) {
+  return {shape[0], shape[2], shape[1]};
+}
+
+// Whether the directory's experts are transposed. A square tensor does not tell, but its layer's
+// other one does: [2I, D] and [D, I] are never both square.
+bool AreExpertsTransposed(const HfDirectory& directory, const ParamStore& params) {
+  for (ParamId id = 0; id < params.num_params(); ++id) {
+    for (const HfPart& part : params.spec(id).hf_parts) {
+      if (!IsExperts(part) || part.shape[1] == part.shape[2]) continue;
+      const std::string name = FindHfName(directory, part.name);
+      if (!name.empty()) return directory.Find(name).shape == Transposed(part.shape);
+    }
+  }
+  return false;
+}
+
+// Elements of a stored tensor in the order of `runs`.
+void ReadRuns(const HfDirectory& directory, const std::string& name,
+              const std::vector<ElementRun>& runs, DType dtype, char* out) {
+  const SafetensorsFile& file = directory.FileOf(name);
+  const size_t element_bytes = DTypeBytes(dtype);
+  for (const ElementRun& run : runs) {
+    for (int64_t i = 0; i < run.count; ++i) {
+      file.ReadAs(name, dtype, out, run.begin + i * run.stride, run.length);
+      out += static_cast<size_t>(run.length) * element_bytes;
+    }
+  }
+}
+
+// As ReadRuns, of [rows, columns] matrices that are stored as [columns, rows].
+void ReadTransposed(const HfDirectory& directory, const std::string& name, const HfPart& part,
+                    DType dtype, char* out) {
+  const int64_t rows = part.shape[1], columns = part.shape[2], size = rows * columns;
+  const size_t element_bytes = DTypeBytes(dtype);
+  std::vector<char> stored(static_cast<size_t>(size) * element_bytes);
+  for (int64_t e = part.first_row; e < part.first_row + part.num_rows; ++e) {
+    directory.ReadAs(name, dtype, stored.data(), e * size, size);
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t column = 0; column < columns; ++column) {
+        std::memcpy(out, stored.data() + static_cast<size_t>(column * rows + row) * element_bytes,
+                    element_bytes);
+        out += element_bytes;
+      }
+    }
+  }
 }
 
 void CheckTiedHead(const HfDirectory& directory, const std::string& embed) {
@@ -55,24 +97,33 @@ std::string FindHfName(const HfDirectory& directory, const std::string& name) {
 
 void LoadWeights(Context& ctx, const HfDirectory& directory, MultimodalModel& model) {
   const ParamStore& params = model.params();
+  const bool are_experts_transposed = AreExpertsTransposed(directory, params);
   std::set<std::string> used;
   std::vector<char> host;
   for (ParamId id = 0; id < params.num_params(); ++id) {
     const Tensor& value = params.value(id);
-    for (const HfPart& part : params.spec(id).hf_parts) {
+    const ParamSpec& spec = params.spec(id);
+    host.resize(static_cast<size_t>(value.num_bytes()));
+    for (const StoredPiece& piece : StoredPieces(spec)) {
+      const HfPart& part = *piece.part;
       const std::string name = FindHfName(directory, part.name);
       OT_REQUIRE(!name.empty(), ErrorCode::kCheckpoint, "{}: no tensor '{}' of shape {}",
                  directory.path(), part.name, ShapeText(part.shape));
-      directory.RequireShape(name, part.shape);
       used.insert(name);
-      const RowSpan span = SpanOf(value, part);
-      host.resize(span.bytes);
-      directory.ReadAs(name, value.dtype, host.data(), 0,
-                       part.num_rows * value.shape.row_elements());
-      ctx.device().Copy(static_cast<char*>(value.data) + span.offset, host.data(), span.bytes,
-                        ctx.stream());
-      ctx.stream().Synchronize();
+      char* out = host.data() + static_cast<size_t>(piece.begin) * DTypeBytes(value.dtype);
+      if (are_experts_transposed && IsExperts(part)) {
+        directory.RequireShape(name, Transposed(part.shape));
+        OT_CHECK(
+            part.first_column == 0 && spec.shape.row_elements() == part.shape[1] * part.shape[2],
+            "{}: part of an expert", spec.name);
+        ReadTransposed(directory, name, part, value.dtype, out);
+      } else {
+        directory.RequireShape(name, part.shape);
+        ReadRuns(directory, name, piece.runs, value.dtype, out);
+      }
     }
+    ctx.device().Copy(value.data, host.data(), host.size(), ctx.stream());
+    ctx.stream().Synchronize();
   }
   if (model.config().text.tie_word_embeddings && directory.Has("lm_head.weight")) {
     CheckTiedHead(directory, FindHfName(directory, "model.language_model.embed_tokens.weight"));
@@ -96,15 +147,20 @@ void SaveModel(Context& ctx, const MultimodalModel& model, const std::string& ta
   std::vector<TensorSource> sources;
   for (ParamId id = 0; id < params.num_params(); ++id) {
     const Tensor value = params.value(id);
-    for (const HfPart& part : params.spec(id).hf_parts) {
+    for (const StoredPiece& piece : StoredPieces(params.spec(id))) {
       TensorSource source;
-      source.name = HubName(model.config().family, part.name);
+      source.name = HubName(model.config().family, piece.part->name);
       source.dtype = dtype;
-      source.shape = part.shape;
+      source.shape = piece.part->shape;
       source.source_dtype = value.dtype;
-      const char* begin_of_part = static_cast<const char*>(value.data) + SpanOf(value, part).offset;
-      source.read = [&ctx, begin_of_part, item = DTypeBytes(value.dtype)](
-                        int64_t begin, int64_t count, void* out) {
+      OT_CHECK(piece.num_elements() == source.num_elements(),
+               "{}: this rank holds {} of {} elements of {}: a split model is exported from its "
+               "checkpoint",
+               target, piece.num_elements(), source.num_elements(), piece.part->name);
+      const size_t item = DTypeBytes(value.dtype);
+      const char* begin_of_part =
+          static_cast<const char*>(value.data) + static_cast<size_t>(piece.begin) * item;
+      source.read = [&ctx, begin_of_part, item](int64_t begin, int64_t count, void* out) {
         ctx.device().Copy(out, begin_of_part + static_cast<size_t>(begin) * item,
                           static_cast<size_t>(count) * item, ctx.stream());
         ctx.stream().Synchronize();

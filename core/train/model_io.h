@@ -8,17 +8,20 @@
 
 namespace omnitrain {
 
-/// Fills all parameters from a Hugging Face directory, in the compute dtype. Names of transformers
+/// Fills all parameters from a Hugging Face directory, in the compute dtype; of each stored tensor,
+/// what this rank's model holds is read and nothing else. Names of transformers
 /// (`model.visual...`) and of older hub files (`visual...`, `model.layers...`) are both found. With
 /// tied embeddings an lm_head.weight must be absent or equal to them. Tensors that the model does
-/// not use are named in the log. Errors: kCheckpoint naming the tensor that is missing or has
-/// another shape.
+/// not use are named in the log. Experts may be stored as [E, out, in] or, as hub files have them,
+/// [E, in, out], all of a directory alike. Errors: kCheckpoint naming the tensor that is missing or
+/// has another shape.
 void LoadWeights(Context& ctx, const HfDirectory& directory, MultimodalModel& model);
 
 /// Writes the values of all parameters as a Hugging Face directory, in `dtype`, under the names of
 /// the family's releases. Side files come
 /// from `side_files_from` (unchanged), or config.json is made from the model's configuration where
-/// that is empty. Whole values must be on this rank, as they are between steps.
+/// that is empty. The model must be whole: all of every tensor on this rank, as between steps of
+/// one that is not split. Errors: kInternal naming a tensor of which this rank holds a part.
 void SaveModel(Context& ctx, const MultimodalModel& model, const std::string& target, DType dtype,
                const std::string& side_files_from);
 

@@ -10,6 +10,7 @@
 #include "core/checkpoint/hf_directory.h"
 #include "core/model/multimodal_model.h"
 #include "core/train/compute_dtype.h"
+#include "core/train/gather_gradients.h"
 #include "core/train/model_io.h"
 #include "core/train/parity_batch.h"
 #include "core/train/step_executor.h"
@@ -76,7 +77,11 @@ class ParityRun {
     for (const std::string& part : dp_.AllGatherStrings(Serialize(mine)))
       MergeSerialized(part, &all);
     all["loss"] = {{1}, {loss}};
-    GatherGradients(optimizer, &all);
+    NamedTensors grads = GatherGradients(ctx_, optimizer, model_->params(), dp_);
+    for (auto& [name, grad] : grads) {
+      for (double& g : grad.values) g /= static_cast<double>(loss_tokens_);
+      all["grad." + name] = std::move(grad);
+    }
     return all;
   }
 
@@ -122,7 +127,7 @@ class ParityRun {
     model_ = std::make_unique<MultimodalModel>(config_);
     ParamStore::AllocateOptions allocate;
     allocate.dtype = ComputeDType(options_.precision);
-    allocate.num_shards = dp_.size();
+    allocate.num_shards.fill(dp_.size());
     model_->params().Allocate(ctx_.device(), allocate);
     LoadWeights(ctx_, HfDirectory::Open(options_.model), *model_);
   }
@@ -151,27 +156,6 @@ class ParityRun {
       };
       add_features(image_row, sample.num_image_rows);
       add_features(video_row, sample.num_video_rows);
-    }
-  }
-
-  void GatherGradients(ShardedAdamW& optimizer, NamedTensors* all) {
-    const ParamStore& params = model_->params();
-    for (size_t b = 0; b < params.buckets().size(); ++b) {
-      const ParamBucket& bucket = params.buckets()[b];
-      const OwnedTensor grads(ctx_.device(), params.grad_dtype(), {bucket.size});
-      optimizer.GatherGrads(ctx_, static_cast<int>(b), *grads);
-      const std::vector<double> values = ToHost(ctx_, *grads);
-      for (ParamId id : bucket.params) {
-        const int64_t row = params.spec(id).shape.row_elements();
-        for (const HfPart& part : params.spec(id).hf_parts) {
-          const auto begin =
-              values.begin() + (params.flat_begin(id) - bucket.begin + part.row_begin * row);
-          HostTensor& grad = (*all)["grad." + part.name];
-          grad.shape = part.shape;
-          grad.values.assign(begin, begin + part.num_rows * row);
-          for (double& g : grad.values) g /= static_cast<double>(loss_tokens_);
-        }
-      }
     }
   }
 

@@ -42,7 +42,9 @@ void ReduceAhead::MarkGroup(ParamGroup group) {
 }
 
 int ReduceAhead::Take() {
-  return next_ >= 0 && num_waiting_[static_cast<size_t>(next_)] == 0 ? next_-- : -1;
+  if (next_ < 0 || num_waiting_[static_cast<size_t>(next_)] != 0) return -1;
+  if (params_.buckets()[static_cast<size_t>(next_)].sharing == ParamSharing::kTied) return -1;
+  return next_--;
 }
 
 }  // namespace omnitrain

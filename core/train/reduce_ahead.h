@@ -7,8 +7,10 @@
 namespace omnitrain {
 
 /// Which gradient buckets are complete while a backward runs: tells when to start reducing them, so
-/// that communication hides behind the layers that are still to come. Buckets are released from the
-/// last to the first, the order in which a backward completes them, on every rank alike.
+/// that communication hides behind the layers that are still to come. Several buckets may fill at
+/// once (matrices, norms, experts of a layer); they are released strictly from the last to the
+/// first, the order in which a backward completes them, on every rank alike. Tied embeddings come
+/// with the rest only: their first and last stage would wait for each other in mid-pipeline.
 class ReduceAhead {
  public:
   explicit ReduceAhead(const ParamStore& params);

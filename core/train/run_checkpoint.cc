@@ -1,6 +1,7 @@
 #include "core/train/run_checkpoint.h"
 
 #include <chrono>
+#include <functional>
 
 #include "core/base/log.h"
 #include "core/checkpoint/checkpoint_reader.h"
@@ -13,33 +14,45 @@ const char kMaster[] = "master/", kFirstMoment[] = "exp_avg/", kSecondMoment[] =
 
 using Clock = std::chrono::steady_clock;
 
-void CheckShape(const CheckpointReader& reader, const std::string& directory,
-                const std::string& name, const Shape& shape) {
-  OT_REQUIRE(reader.Has(name), ErrorCode::kCheckpoint,
-             "{}: holds no '{}'; was it made by another model?", directory, name);
-  const Shape& saved = reader.Find(name).shape;
-  OT_REQUIRE(saved == shape, ErrorCode::kCheckpoint, "{}: '{}' has shape {}, the model wants {}",
-             directory, name, saved.ToString(), shape.ToString());
+Shape ShapeOf(const HfPart& part) {
+  return Shape::FromRange(part.shape.data(), static_cast<int>(part.shape.size()));
 }
 
-// Reads elements [begin, end) into a tensor of the device.
-void ReadInto(Context& ctx, const CheckpointReader& reader, const std::string& name, int64_t begin,
-              int64_t end, const Tensor& to) {
-  std::vector<char> host(static_cast<size_t>(end - begin) * DTypeBytes(to.dtype));
-  reader.Read(name, begin, end, to.dtype, host.data());
+// Where a value was saved: a parameter may have been frozen in one run and trained in the other.
+std::string NameOfValue(const CheckpointReader& reader, const char* first, const char* second,
+                        const std::string& name) {
+  return (reader.Has(first + name) ? first : second) + name;
+}
+
+// Reads elements [begin, begin + size of `to`) of a parameter into a tensor of the device.
+// `name_of` gives the saved name of a Hugging Face tensor.
+void ReadInto(Context& ctx, const CheckpointReader& reader, const std::string& directory,
+              const ParamSpec& spec, int64_t begin,
+              const std::function<std::string(const std::string&)>& name_of, const Tensor& to) {
+  const size_t element_bytes = DTypeBytes(to.dtype);
+  std::vector<char> host(static_cast<size_t>(to.num_bytes()));
+  for (const StoredPiece& piece : StoredPieces(spec, begin, begin + to.num_elements())) {
+    const std::string name = name_of(piece.part->name);
+    OT_REQUIRE(reader.Has(name), ErrorCode::kCheckpoint,
+               "{}: holds no '{}'; was it made by another model?", directory, name);
+    const Shape &saved = reader.Find(name).shape, wanted = ShapeOf(*piece.part);
+    OT_REQUIRE(saved == wanted, ErrorCode::kCheckpoint, "{}: '{}' has shape {}, the model wants {}",
+               directory, name, saved.ToString(), wanted.ToString());
+    reader.Read(name, piece.runs, to.dtype,
+                host.data() + static_cast<size_t>(piece.begin - begin) * element_bytes);
+  }
   ctx.device().Copy(to.data, host.data(), host.size(), ctx.stream());
   ctx.stream().Synchronize();
 }
 
 void RestoreFrozen(Context& ctx, const CheckpointReader& reader, const std::string& directory,
                    ParamStore& params) {
+  const auto name_of = [&](const std::string& name) {
+    return NameOfValue(reader, kFrozen, kMaster, name);
+  };
   for (ParamId id = 0; id < params.num_params(); ++id) {
     if (!params.is_frozen(id)) continue;
-    const ParamSpec& spec = params.spec(id);
-    // A parameter may have been trained by the run that saved it.
-    const std::string name = (reader.Has(kFrozen + spec.name) ? kFrozen : kMaster) + spec.name;
-    CheckShape(reader, directory, name, spec.shape);
-    ReadInto(ctx, reader, name, 0, spec.shape.num_elements(), params.value(id));
+    ReadInto(ctx, reader, directory, params.spec(id), 0, name_of, params.value(id));
   }
 }
 
@@ -68,30 +81,31 @@ void RunCheckpoints::Start(int64_t step, const ParamStore& params, const Sharded
   pending->step = step;
   pending->state = state.dump();
   pending->started = Clock::now();
-  const auto add = [&](const std::string& name, const Shape& shape, int64_t begin, int64_t end,
-                       const Tensor& t) {
+  // Elements of a parameter from `begin` on.
+  const auto add = [&](const char* kind, const ParamSpec& spec, int64_t begin, const Tensor& t) {
     pending->snapshot.emplace_back(static_cast<size_t>(t.num_bytes()));
     std::vector<char>& host = pending->snapshot.back();
     ctx_.device().Copy(host.data(), t.data, host.size(), ctx_.stream());
-    Region region;
-    region.name = name;
-    region.dtype = t.dtype;
-    region.global_shape = shape;
-    region.begin = begin;
-    region.end = end;
-    region.data = host.data();
-    pending->regions.push_back(region);
+    for (StoredPiece& piece : StoredPieces(spec, begin, begin + t.num_elements())) {
+      Region region;
+      region.name = kind + piece.part->name;
+      region.dtype = t.dtype;
+      region.global_shape = ShapeOf(*piece.part);
+      region.runs = std::move(piece.runs);
+      region.data = host.data() + static_cast<size_t>(piece.begin - begin) * DTypeBytes(t.dtype);
+      pending->regions.push_back(std::move(region));
+    }
   };
   for (const OwnedRange& range : optimizer.owned()) {
     const ParamSpec& spec = params.spec(range.param);
-    add(kMaster + spec.name, spec.shape, range.begin, range.end, range.master);
-    add(kFirstMoment + spec.name, spec.shape, range.begin, range.end, range.m);
-    add(kSecondMoment + spec.name, spec.shape, range.begin, range.end, range.v);
+    add(kMaster, spec, range.begin, range.master);
+    add(kFirstMoment, spec, range.begin, range.m);
+    add(kSecondMoment, spec, range.begin, range.v);
   }
-  for (ParamId id = 0; id < params.num_params() && world_.rank() == 0; ++id) {
-    if (!params.is_frozen(id)) continue;
+  for (ParamId id = 0; id < params.num_params(); ++id) {
     const ParamSpec& spec = params.spec(id);
-    add(kFrozen + spec.name, spec.shape, 0, spec.shape.num_elements(), params.value(id));
+    if (!params.is_frozen(id) || optimizer.groups().RankIn(spec.sharing) != 0) continue;
+    add(kFrozen, spec, 0, params.value(id));
   }
   ctx_.stream().Synchronize();
 
@@ -164,8 +178,8 @@ Json RestoreCheckpoint(Context& ctx, const std::string& directory, ParamStore& p
   for (const OwnedRange& range : optimizer.owned()) {
     const ParamSpec& spec = params.spec(range.param);
     const auto read = [&](const char* kind, const Tensor& to) {
-      CheckShape(reader, directory, kind + spec.name, spec.shape);
-      ReadInto(ctx, reader, kind + spec.name, range.begin, range.end, to);
+      const auto name_of = [&](const std::string& name) { return kind + name; };
+      ReadInto(ctx, reader, directory, spec, range.begin, name_of, to);
     };
     read(kMaster, range.master);
     read(kFirstMoment, range.m);
@@ -178,12 +192,12 @@ Json RestoreCheckpoint(Context& ctx, const std::string& directory, ParamStore& p
 
 Json RestoreValues(Context& ctx, const std::string& directory, ParamStore& params) {
   const CheckpointReader reader = CheckpointReader::Open(directory, Verify::kHashes);
+  const auto name_of = [&](const std::string& name) {
+    return NameOfValue(reader, kMaster, kFrozen, name);
+  };
   for (ParamId id = 0; id < params.num_params(); ++id) {
     if (params.is_frozen(id)) continue;
-    const ParamSpec& spec = params.spec(id);
-    const std::string name = (reader.Has(kMaster + spec.name) ? kMaster : kFrozen) + spec.name;
-    CheckShape(reader, directory, name, spec.shape);
-    ReadInto(ctx, reader, name, 0, spec.shape.num_elements(), params.value(id));
+    ReadInto(ctx, reader, directory, params.spec(id), 0, name_of, params.value(id));
   }
   RestoreFrozen(ctx, reader, directory, params);
   return Json::parse(reader.state());

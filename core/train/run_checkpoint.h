@@ -12,10 +12,12 @@
 
 namespace omnitrain {
 
-/// Saves and restores a run: master weights and both moments by global parameter name, frozen
-/// parameters, and the trainer's state. Files are written in the background from a snapshot;
-/// communication stays on the calling thread. Collective over `world`: all ranks make the same
-/// calls.
+/// Saves and restores a run: master weights and both moments, frozen parameters, and the trainer's
+/// state. Elements are named by Hugging Face tensor and place in it ("master/NAME", "exp_avg/NAME",
+/// "exp_avg_sq/NAME", "frozen/NAME"), so that what one layout saved any other restores. Of frozen
+/// parameters the first of the ranks that share one writes it. Files are written in the background
+/// from a snapshot; communication stays on the calling thread. Collective over `world`: all ranks
+/// make the same calls.
 class RunCheckpoints {
  public:
   struct Options {
@@ -53,13 +55,14 @@ class RunCheckpoints {
   std::vector<Result> ended_;
 };
 
-/// Puts the parameters and optimizer state of `directory` in place, whatever number of ranks wrote
-/// it, and returns the trainer's state. Errors: kCheckpoint naming the parameter that is missing or
-/// has another shape.
+/// Puts the parameters and optimizer state of `directory` in place, whatever ranks of whatever
+/// layout wrote it, and returns the trainer's state. Collective over the optimizer's world.
+/// Errors: kCheckpoint naming the tensor that is missing or has another shape.
 Json RestoreCheckpoint(Context& ctx, const std::string& directory, ParamStore& params,
                        ShardedAdamW& optimizer);
 
-/// Values only, in the compute dtype, for export and evaluation.
+/// Values only, in the compute dtype, for export and evaluation: what this rank's model holds of
+/// them, which may be all. Not collective.
 Json RestoreValues(Context& ctx, const std::string& directory, ParamStore& params);
 
 }  // namespace omnitrain

@@ -39,9 +39,9 @@ std::string Save(const std::string& out, int64_t step, int world_size, const Wor
   for (int rank = 0; rank < world_size; ++rank) {
     const auto [begin, end] = Share(kSize, rank, world_size);
     std::vector<Region> regions = {
-        {"w", DType::kF64, {10, 100}, begin, end, world.weights.data() + begin},
-        {"m", DType::kF32, {kSize}, begin, end, world.moments.data() + begin}};
-    if (rank == 0) regions.push_back({"n", DType::kI64, {}, 0, 1, world.count.data()});
+        {"w", DType::kF64, {10, 100}, {{begin, end - begin}}, world.weights.data() + begin},
+        {"m", DType::kF32, {kSize}, {{begin, end - begin}}, world.moments.data() + begin}};
+    if (rank == 0) regions.push_back({"n", DType::kI64, {}, {{0, 1}}, world.count.data()});
     // Later ranks give their tensors in another order.
     if (rank > 0) std::reverse(regions.begin(), regions.end());
     entries.push_back(WriteRankFile(part, rank, regions));
@@ -99,10 +99,10 @@ TEST_CASE("Ranks without elements, tensors without elements") {
   const std::string part = BeginCheckpoint(run.path(), 0);
   const std::vector<float> x = {1, 2};
   const std::vector<std::string> entries = {
-      WriteRankFile(
-          part, 0,
-          {{"x", DType::kF32, {2}, 0, 2, x.data()}, {"empty", DType::kF32, {0, 3}, 0, 0, nullptr}}),
-      WriteRankFile(part, 1, {{"x", DType::kF32, {2}, 2, 2, nullptr}}), WriteRankFile(part, 2, {})};
+      WriteRankFile(part, 0,
+                    {{"x", DType::kF32, {2}, {{0, 2}}, x.data()},
+                     {"empty", DType::kF32, {0, 3}, {{0, 0}}, nullptr}}),
+      WriteRankFile(part, 1, {{"x", DType::kF32, {2}, {}, nullptr}}), WriteRankFile(part, 2, {})};
   const CheckpointReader reader =
       CheckpointReader::Open(CommitCheckpoint(part, entries, "{}", 1), Verify::kHashes);
   float got[2] = {};
@@ -117,8 +117,8 @@ TEST_CASE("A save that misses or repeats elements is not committed") {
   const auto commit = [&](int64_t begin, int64_t end, Shape shape) {
     const std::string part = BeginCheckpoint(run.path(), 5);
     const std::vector<std::string> entries = {
-        WriteRankFile(part, 0, {{"x", DType::kF32, {10}, 0, 5, x.data()}}),
-        WriteRankFile(part, 1, {{"x", DType::kF32, shape, begin, end, x.data()}})};
+        WriteRankFile(part, 0, {{"x", DType::kF32, {10}, {{0, 5}}, x.data()}}),
+        WriteRankFile(part, 1, {{"x", DType::kF32, shape, {{begin, end - begin}}, x.data()}})};
     return MessageOf([&] { CommitCheckpoint(part, entries, "{}", 1); });
   };
   CHECK(Contains(commit(6, 10, {10}), "tensor x: elements [5, 6) are in no file"));
@@ -219,7 +219,7 @@ TEST_CASE("A full disk leaves older checkpoints, latest, and no half one") {
   CHECK(Checkpoints(run) == std::vector<std::string>{"latest", "step-00000010"});
   const std::string part = BeginCheckpoint(run.path(), 20);
   const std::vector<std::string> entries = {
-      WriteRankFile(part, 0, {{"n", DType::kI64, {}, 0, 1, world.count.data()}})};
+      WriteRankFile(part, 0, {{"n", DType::kI64, {}, {{0, 1}}, world.count.data()}})};
   {
     FileSizeLimit full(100);  // too little for the manifest
     CHECK(Contains(MessageOf([&] { CommitCheckpoint(part, entries, "{}", 1); }),
@@ -236,7 +236,7 @@ TEST_CASE("A rank's file that others do not see stops the commit") {
   const std::string part = BeginCheckpoint(run.path(), 20);
   const World world(3);
   const std::vector<std::string> entries = {
-      WriteRankFile(part, 0, {{"n", DType::kI64, {}, 0, 1, world.count.data()}})};
+      WriteRankFile(part, 0, {{"n", DType::kI64, {}, {{0, 1}}, world.count.data()}})};
   WriteBytes(part + "/rank-00000.bin", "");
   CHECK(Contains(MessageOf([&] { CommitCheckpoint(part, entries, "{}", 1); }), "one file system"));
   CHECK(Checkpoints(run).empty());
