@@ -29,6 +29,7 @@ struct LayerRange {
 /// the experts (ep), and some stages of the pipeline. The default is the whole of it.
 struct LlmPlace {
   AxisSeat tp, cp, ep;
+  Communicator* rows = nullptr;  // the ranks that share the rows of a micro-batch: tp x cp
   ContextMethod context_method = ContextMethod::kAuto;
   int num_stages = 1;             // of the whole pipeline, pp * vpp
   std::vector<int> stages = {0};  // those on this rank, ascending

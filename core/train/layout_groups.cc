@@ -1,0 +1,157 @@
+#include "core/train/layout_groups.h"
+
+#include <algorithm>
+
+namespace omnitrain {
+namespace {
+
+// The ranks of a stage, cut into groups that share the experts of a layer; the same order on all.
+std::vector<int> StageRanks(const ParallelLayout& layout, int rank) {
+  return layout.llm().Group(rank, {Axis::kTp, Axis::kCp, Axis::kDp});
+}
+
+std::vector<int> ExpertGroup(const ParallelLayout& layout, int rank) {
+  const std::vector<int> stage = StageRanks(layout, rank);
+  const auto place = std::find(stage.begin(), stage.end(), rank) - stage.begin();
+  const auto first = stage.begin() + place / layout.ep() * layout.ep();
+  return {first, first + layout.ep()};
+}
+
+AxisSeat SeatIn(const std::vector<int>& ranks, int rank) {
+  AxisSeat seat;
+  seat.size = static_cast<int>(ranks.size());
+  seat.rank = static_cast<int>(std::find(ranks.begin(), ranks.end(), rank) - ranks.begin());
+  return seat;
+}
+
+}  // namespace
+
+LlmPlace PlaceOf(const ParallelLayout& layout, int rank, ContextMethod method) {
+  const Mesh& mesh = layout.llm();
+  LlmPlace place;
+  place.tp = SeatIn(mesh.Group(rank, Axis::kTp), rank);
+  place.cp = SeatIn(mesh.Group(rank, Axis::kCp), rank);
+  place.ep = SeatIn(ExpertGroup(layout, rank), rank);
+  place.context_method = method;
+  const int pp = mesh.size(Axis::kPp);
+  place.num_stages = pp * layout.vpp();
+  place.stages.clear();
+  for (int chunk = 0; chunk < layout.vpp(); ++chunk) {
+    place.stages.push_back(chunk * pp + mesh.Coordinate(rank, Axis::kPp));
+  }
+  return place;
+}
+
+ReplicaShape ShapeOf(const ParallelLayout& layout, int rank, PipelineSchedule schedule) {
+  const Mesh& mesh = layout.llm();
+  ReplicaShape shape;
+  shape.pp = mesh.size(Axis::kPp);
+  shape.pp_rank = mesh.Coordinate(rank, Axis::kPp);
+  shape.vpp = layout.vpp();
+  shape.pipeline = shape.vpp > 1                               ? PipelineKind::kInterleaved
+                   : schedule == PipelineSchedule::kZeroBubble ? PipelineKind::kZeroBubbleH1
+                                                               : PipelineKind::kOneFOneB;
+  const std::vector<int> seats = mesh.Group(rank, {Axis::kTp, Axis::kCp});
+  shape.seats.clear();
+  for (int r : seats) {
+    shape.seats.push_back({mesh.Coordinate(r, Axis::kCp), mesh.Coordinate(r, Axis::kTp)});
+  }
+  shape.seat = SeatIn(seats, rank).rank;
+  return shape;
+}
+
+std::vector<int> SharingRanks(const ParallelLayout& layout, int rank, ParamSharing sharing,
+                              int num_kv_heads) {
+  const Mesh& mesh = layout.llm();
+  const std::vector<int> stage = StageRanks(layout, rank);
+  std::vector<int> ranks;
+  switch (sharing) {
+    case ParamSharing::kSlice:
+      return mesh.Group(rank, {Axis::kCp, Axis::kDp});
+    case ParamSharing::kWhole:
+      return stage;
+    case ParamSharing::kKvHeads: {
+      const int per_head = std::max(1, mesh.size(Axis::kTp) / std::max(1, num_kv_heads));
+      const int head = mesh.Coordinate(rank, Axis::kTp) / per_head;
+      for (int r : stage) {
+        if (mesh.Coordinate(r, Axis::kTp) / per_head == head) ranks.push_back(r);
+      }
+      return ranks;
+    }
+    case ParamSharing::kTied: {
+      const int last = mesh.size(Axis::kPp) - 1;
+      for (int r : mesh.Group(rank, {Axis::kCp, Axis::kDp, Axis::kPp})) {
+        const int pp = mesh.Coordinate(r, Axis::kPp);
+        if (pp == 0 || pp == last) ranks.push_back(r);
+      }
+      return ranks;
+    }
+    case ParamSharing::kExperts: {
+      const int mine = SeatIn(ExpertGroup(layout, rank), rank).rank;
+      for (size_t i = 0; i < stage.size(); ++i) {
+        if (static_cast<int>(i) % layout.ep() == mine) ranks.push_back(stage[i]);
+      }
+      return ranks;
+    }
+  }
+  return {rank};
+}
+
+std::array<int, kNumParamSharings> SharingSizes(const ParallelLayout& layout, int rank,
+                                                int num_kv_heads) {
+  std::array<int, kNumParamSharings> sizes{};
+  for (int i = 0; i < kNumParamSharings; ++i) {
+    const auto sharing = static_cast<ParamSharing>(i);
+    sizes[static_cast<size_t>(i)] =
+        static_cast<int>(SharingRanks(layout, rank, sharing, num_kv_heads).size());
+  }
+  return sizes;
+}
+
+Communicator* LayoutGroups::Make(const NewGroup& new_group, const std::string& name,
+                                 const std::vector<int>& ranks, bool has_messages) {
+  if (ranks.size() == 1) return nullptr;
+  owned_.push_back(new_group(name, ranks, has_messages));
+  return owned_.back().get();
+}
+
+LayoutGroups::LayoutGroups(const ParallelLayout& layout, const JobSpec& spec,
+                           const TextConfig& text, Communicator& world, const NewGroup& new_group) {
+  const Mesh& mesh = layout.llm();
+  const int rank = world.global_rank();
+  place_ = PlaceOf(layout, rank, spec.parallel.llm.cp_method);
+  replica_.shape = ShapeOf(layout, rank, spec.parallel.llm.schedule);
+  place_.tp.comm = Make(new_group, "llm.tp", mesh.Group(rank, Axis::kTp));
+  place_.cp.comm = Make(new_group, "llm.cp", mesh.Group(rank, Axis::kCp), true);
+  place_.ep.comm = Make(new_group, "llm.ep", ExpertGroup(layout, rank));
+  replica_.stage = Make(new_group, "llm.tp_cp", mesh.Group(rank, {Axis::kTp, Axis::kCp}));
+  place_.rows = replica_.stage;
+  replica_.pipeline = Make(new_group, "llm.pp", mesh.Group(rank, Axis::kPp), true);
+  replica_.replica = Make(new_group, "llm.replica", layout.ReplicaRanks(rank));
+
+  // Groups of the same ranks are one.
+  std::vector<std::pair<std::vector<int>, Communicator*>> made;
+  constexpr const char* kNames[] = {"params.slice", "params.whole", "params.kv_heads",
+                                    "params.tied", "params.experts"};
+  const bool has_tied = text.tie_word_embeddings && place_.num_stages > 1 &&
+                        (place_.has_first_stage() || place_.has_last_stage());
+  for (int i = 0; i < kNumParamSharings; ++i) {
+    const auto sharing = static_cast<ParamSharing>(i);
+    if (sharing == ParamSharing::kTied && !has_tied) continue;
+    if (sharing == ParamSharing::kKvHeads && text.num_kv_heads >= place_.tp.size) continue;
+    if (sharing == ParamSharing::kExperts && text.num_experts == 0) continue;
+    const std::vector<int> ranks = SharingRanks(layout, rank, sharing, text.num_kv_heads);
+    const auto known = std::find_if(made.begin(), made.end(),
+                                    [&](const auto& group) { return group.first == ranks; });
+    if (known == made.end()) made.emplace_back(ranks, Make(new_group, kNames[i], ranks));
+    sharing_.of_class[static_cast<size_t>(i)] =
+        known == made.end() ? made.back().second : known->second;
+  }
+  sharing_.world = &world;
+  replica_idx_ = layout.ReplicaOf(rank);
+  num_replicas_ = layout.num_replicas();
+  leads_replica_ = layout.ReplicaRanks(rank).front() == rank;
+  is_whole_ = place_.tp.size * place_.ep.size * mesh.size(Axis::kPp) == 1;
+}
+
+}  // namespace omnitrain
