@@ -84,6 +84,12 @@ TEST_CASE("Experts are read as transformers keeps them and as hub files have the
   values = Load(hub.path(), specs());
   CHECK(values[0] == Values{4, 6, 5, 7, 8, 10, 9, 11});
   CHECK(values[1] == Values{8, 12, 9, 13, 10, 14, 11, 15, 16, 20, 17, 21, 18, 22, 19, 23});
+  TemporaryDirectory tall;
+  WriteModel(tall.path(), {{up, {1, 3, 40}}});
+  const Values tall_values = Load(tall.path(), {Spec({1, 40, 3}, {{up, 0, 1, {1, 40, 3}}})})[0];
+  for (int64_t i = 0; i < 120; ++i) {
+    CHECK(tall_values[static_cast<size_t>(i)] == static_cast<double>(i % 3 * 40 + i / 3));
+  }
   // Some of each is neither.
   TemporaryDirectory mixed;
   WriteModel(mixed.path(), {{up, {3, 2, 4}}, {down, {3, 1, 4}}});
