@@ -169,9 +169,9 @@ LayoutGroups::LayoutGroups(const JobRuntime& runtime, const JobSpec& spec, const
     const std::vector<int> ranks = SharingRanks(layout, rank, sharing, text.num_kv_heads);
     const auto known = std::find_if(made.begin(), made.end(),
                                     [&](const auto& group) { return group.first == ranks; });
-    if (known == made.end()) made.emplace_back(ranks, Make(new_group, kNames[i], ranks));
-    sharing_.of_class[static_cast<size_t>(i)] =
-        known == made.end() ? made.back().second : known->second;
+    Communicator* group = known != made.end() ? known->second : Make(new_group, kNames[i], ranks);
+    if (known == made.end()) made.emplace_back(ranks, group);
+    sharing_.of_class[static_cast<size_t>(i)] = group;
   }
   sharing_.world = runtime.world;
   replica_idx_ = layout.ReplicaOf(rank);
