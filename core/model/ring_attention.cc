@@ -7,9 +7,8 @@ namespace omnitrain {
 namespace {
 
 // Two messages go from a rank to one peer in a backward: keys at step s, gradients at step cp - s.
-// All ranks start messages in one sequence by step, so both ends agree on the order; the tags only
-// tell people which one is late.
-constexpr int kKeysTag = 0, kGradsTag = 1;
+// All ranks start messages in one sequence by step, so both ends agree on the order without tags.
+constexpr int kTag = 0;
 
 /// k and v, or their gradients, side by side in one message.
 struct KeyPair {
@@ -72,10 +71,9 @@ struct RingSpace {
 /// Messages of one kind, by step.
 class Exchange {
  public:
-  Exchange(Context& ctx, const ContextCall& call, int tag)
+  Exchange(Context& ctx, const ContextCall& call)
       : ctx_(ctx),
         cp_(call.cp),
-        tag_(tag),
         sends_(static_cast<size_t>(cp_.size)),
         receives_(static_cast<size_t>(cp_.size)) {}
 
@@ -83,8 +81,8 @@ class Exchange {
   void Start(int step, int offset, const Tensor& out, const Tensor& in) {
     const int n = cp_.size, to = (cp_.rank + offset + n) % n, from = (cp_.rank - offset + n) % n;
     const auto s = static_cast<size_t>(step);
-    if (out.rows() > 0) sends_[s] = cp_.comm->Send(out, to, tag_, ctx_.stream());
-    if (in.rows() > 0) receives_[s] = cp_.comm->Recv(in, from, tag_, ctx_.stream());
+    if (out.rows() > 0) sends_[s] = cp_.comm->Send(out, to, kTag, ctx_.stream());
+    if (in.rows() > 0) receives_[s] = cp_.comm->Recv(in, from, kTag, ctx_.stream());
   }
   void AwaitReceived(int step) { receives_[static_cast<size_t>(step)].Wait(ctx_.stream()); }
   void AwaitSent(int step) { sends_[static_cast<size_t>(step)].Wait(ctx_.stream()); }
@@ -95,7 +93,6 @@ class Exchange {
  private:
   Context& ctx_;
   const AxisSeat& cp_;
-  int tag_;
   std::vector<CommHandle> sends_, receives_;
 };
 
@@ -105,7 +102,7 @@ class KeyExchange {
  public:
   KeyExchange(Context& ctx, const ContextCall& call, const RingSpace& space,
               const ContextOperands& x)
-      : call_(call), space_(space), exchange_(ctx, call, kKeysTag), own_k_(x.k), own_v_(x.v) {
+      : call_(call), space_(space), exchange_(ctx, call), own_k_(x.k), own_v_(x.v) {
     if (space.own_keys.rows() > 0) {
       const KeyPair own(space.own_keys, call.heads);
       Cast(ctx, Flat(x.k), Flat(own.k));
@@ -154,7 +151,7 @@ class GradExchange {
       : ctx_(ctx),
         call_(call),
         space_(space),
-        exchange_(ctx, call, kGradsTag),
+        exchange_(ctx, call),
         dk_sum_(dk_sum),
         dv_sum_(dv_sum) {}
 
