@@ -187,12 +187,12 @@ __device__ __forceinline__ void StorePair(const GradHeads<Bf16>& to, int64_t tok
   const int64_t at = token * to.stride + static_cast<int64_t>(head) * to.head_dim + column;
   if (to.is_f32) {
     float2* pair = reinterpret_cast<float2*>(static_cast<float*>(to.data) + at);
-    const float2 old = to.adds ? *pair : make_float2(0, 0);
-    *pair = make_float2(old.x + x, old.y + y);
+    if (to.adds) x += pair->x, y += pair->y;
+    *pair = make_float2(x, y);
   } else {
     __nv_bfloat162* pair = reinterpret_cast<__nv_bfloat162*>(static_cast<Bf16*>(to.data) + at);
-    const float2 old = to.adds ? __bfloat1622float2(*pair) : make_float2(0, 0);
-    *pair = __floats2bfloat162_rn(old.x + x, old.y + y);
+    if (to.adds) x += __low2float(*pair), y += __high2float(*pair);
+    *pair = __floats2bfloat162_rn(x, y);
   }
 }
 
