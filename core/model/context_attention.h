@@ -56,9 +56,9 @@ class ContextAttention {
   void Upload(Context& ctx, const ContextTables& tables);
 
   /// Bytes that Forward and Backward need beside their operands: one block for all layers and
-  /// micro-batches. In elements, with Tc rows here, at most: the ring 14 G Tc K, and in bf16
-  /// (H + 4 G) Tc K in f32; Ulysses 8 (H + G') Tc K, G' = max(G, cp), and in bf16 (2 G + 1) Tc K in
-  /// f32 where kv heads are on several ranks.
+  /// micro-batches. In elements, with Tc rows here, at most: the ring (H + 14 G) Tc K, H Tc of lse,
+  /// and in bf16 (H + 4 G) Tc K in f32; Ulysses 8 (H + G') Tc K, G' = max(G, cp), and in bf16
+  /// (2 G + 1) Tc K in f32 where kv heads are on several ranks.
   size_t WorkspaceBytes(const ContextTables& tables) const;
   /// Grows the workspace to `bytes`; waits for the stream when it does.
   void Reserve(Context& ctx, size_t bytes);
