@@ -1,5 +1,7 @@
 #include "core/model/language_model.h"
 
+#include <algorithm>
+
 #include "core/model/check_place.h"
 #include "core/model/host_tables.h"
 #include "kernels/cross_entropy/cross_entropy.h"
@@ -28,6 +30,15 @@ StackConfig StackOf(const TextConfig& t) {
   c.is_gated = true;
   c.activation = t.activation;
   c.is_causal = true;
+  for (int layer = 0; layer < t.num_layers; ++layer) {
+    if (t.IsMoeLayer(layer)) c.sparse_layers.push_back(layer);
+  }
+  c.moe.width = t.width;
+  c.moe.num_experts = t.num_experts;
+  c.moe.top_k = t.experts_per_token;
+  c.moe.ffn = t.expert_ffn_width;
+  c.moe.activation = t.activation;
+  c.moe.weights = t.norm_topk_prob ? MoeWeights::kNormalized : MoeWeights::kPlain;
   return c;
 }
 
@@ -42,6 +53,7 @@ StackNames Names() {
   n.norm2 = "post_attention_layernorm";
   n.up = {"mlp.gate_proj", "mlp.up_proj"};
   n.down = "mlp.down_proj";
+  n.moe = "mlp";
   return n;
 }
 
@@ -172,6 +184,23 @@ LocalItems LanguageModel::ItemsAt(const MicroBatch& batch, int cp_rank, int tp_r
   return items;
 }
 
+MoeBalance LanguageModel::BalanceOf(const MicroBatch& batch) const {
+  MoeBalance balance;
+  const int num_sparse = config_.num_moe_layers();
+  if (num_sparse == 0) return balance;
+  balance.scale =
+      config_.router_aux_loss_coef * static_cast<double>(batch.num_loss_tokens()) / num_sparse;
+  balance.num_rows = batch.num_tokens() - batch.num_padding();
+  int64_t end = 0;
+  for (const RowRun& run : RowsAt(batch, place_.cp.rank, place_.tp.rank)) {
+    OT_CHECK(run.begin >= end, "row {} behind row {}: padding may not come last", run.begin, end);
+    end = run.end();
+    balance.num_rows_here += std::clamp<int64_t>(balance.num_rows - run.begin, 0, run.count);
+  }
+  if (place_.tp.size * place_.cp.size > 1) balance.comm = place_.rows;
+  return balance;
+}
+
 bool LanguageModel::TakesFeature(int stage, int feature) const {
   if (feature == 0) return stage == 0;
   const LayerRange layers = LayersOf(stage);
@@ -194,6 +223,7 @@ LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, int
   a.sequence.sin = carver.Take(StatsDType(dtype), {Tc, config_.head_dim / 2});
   a.sequence.segments = CarveSegments(carver, PaddedSegments(batch, P));
   a.stack = stack_.Carve(carver, Tc, layers.begin, layers.end, recompute);
+  a.balance = BalanceOf(batch);
   if (stage != place_.num_stages - 1) return a;
   const int64_t M = static_cast<int64_t>(LossRows(batch, ContextRows(batch)).size());
   a.loss_rows = carver.Take(DType::kI32, {M});
@@ -293,7 +323,15 @@ void LanguageModel::Forward(Context& ctx, const LlmActivations& a,
       ScatterRows(ctx, features[k], a.item_rows, Write::kAccumulate, out);
     }
   };
-  stack_.Forward(ctx, a.sequence, LayersOf(a.stage).begin, a.stack, hooks);
+  MoeInputs moe;
+  moe.has_backward = mode == LossMode::kGradients;
+  if (moe.has_backward && a.balance.scale != 0) {
+    OT_CHECK(a.balance.comm != nullptr || place_.tp.size * place_.cp.size == 1,
+             "no communicator of the ranks that share a micro-batch");
+    moe.balance = a.balance;
+    moe.balance.loss_sum = loss_sum;
+  }
+  stack_.Forward(ctx, a.sequence, LayersOf(a.stage).begin, a.stack, hooks, moe);
   if (a.stage != place_.num_stages - 1) return;
   final_norm_.Forward(ctx, a.output(), a.hidden, a.final_norm);
   if (mode != LossMode::kNone) Loss(ctx, a, mode, loss_sum);
@@ -303,10 +341,12 @@ std::vector<LayerGradients> LanguageModel::CarveGradients(Carver& carver, const 
                                                           int stage, BackwardPart part) const {
   const LayerRange layers = LayersOf(stage);
   const int64_t Tc = PaddedRows(batch) / place_.cp.size;
-  const int num_sets = part == BackwardPart::kBoth ? 1 : layers.end - layers.begin;
+  if (part == BackwardPart::kBoth) {
+    return {stack_.CarveGradients(carver, Tc, layers.begin, layers.end, part)};
+  }
   std::vector<LayerGradients> grads;
-  for (int i = 0; i < num_sets; ++i) {
-    grads.push_back(stack_.CarveGradients(carver, Tc, part));
+  for (int i = layers.begin; i < layers.end; ++i) {
+    grads.push_back(stack_.CarveGradients(carver, Tc, i, i + 1, part));
   }
   return grads;
 }
