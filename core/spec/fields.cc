@@ -15,6 +15,7 @@ namespace omnitrain {
 
 OT_ENUM_NAMES(SaveDtype, "auto", "fp32", "bf16", "fp16")
 OT_ENUM_NAMES(PipelineSchedule, "auto", "1f1b", "interleaved", "zero_bubble")
+OT_ENUM_NAMES(CpMethod, "auto", "ring", "ulysses")
 OT_ENUM_NAMES(Placement, "joint", "three_phase", "bubble", "first_stage", "disaggregated", "auto")
 OT_ENUM_NAMES(PoolScope, "node", "replica", "world", "none")
 OT_ENUM_NAMES(SourceFormat, "auto", "webdataset", "messages")
@@ -65,6 +66,7 @@ void VisitParallel(FieldVisitor& v, ParallelSpec* s) {
   v.BeginGroup("llm", "degrees of the LLM");
   v.Integer("tp", &s->llm.tp, kPositive, "tensor parallel: ranks that share each matrix");
   v.Integer("cp", &s->llm.cp, kPositive, "context parallel: ranks that share each sequence");
+  v.Choice("cp_method", &s->llm.cp_method, "how attention reaches rows on other cp ranks");
   v.Integer("dp", &s->llm.dp, kPositive, "data parallel replicas; null: world / (tp cp pp)");
   v.Integer("pp", &s->llm.pp, kPositive, "pipeline stages");
   v.Integer("vpp", &s->llm.vpp, kPositive, "chunks of layers on each pipeline rank");

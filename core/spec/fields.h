@@ -19,6 +19,7 @@ struct EnumNames {
 
 EnumNames NamesOf(SaveDtype);
 EnumNames NamesOf(PipelineSchedule);
+EnumNames NamesOf(CpMethod);
 EnumNames NamesOf(Placement);
 EnumNames NamesOf(PoolScope);
 EnumNames NamesOf(SourceFormat);

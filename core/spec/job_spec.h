@@ -41,14 +41,17 @@ struct TrainSpec {
 };
 
 enum class PipelineSchedule { kAuto, kOneFOneB, kInterleaved, kZeroBubble };
+/// How attention reaches rows on other cp ranks; auto: the cheaper one, sequence by sequence.
+enum class CpMethod { kAuto, kRing, kUlysses };
 
 struct LlmParallelSpec {
   int tp = 1;
   int cp = 1;
+  CpMethod cp_method = CpMethod::kAuto;
   std::optional<int> dp;  // absent: world / (tp * cp * pp)
   int pp = 1;
   int vpp = 1;  // chunks per pipeline rank
-  int ep = 1;   // a view over dp x cp
+  int ep = 1;   // a view over dp x cp x tp
   PipelineSchedule schedule = PipelineSchedule::kAuto;
 };
 
@@ -57,7 +60,7 @@ enum class Placement { kJoint, kThreePhase, kBubble, kFirstStage, kDisaggregated
 enum class PoolScope { kNode, kReplica, kWorld, kNone };
 
 struct EncoderParallelSpec {
-  Placement placement = Placement::kJoint;
+  Placement placement = Placement::kAuto;
   int sp_max = 1;                     // most ranks that may share one item
   PoolScope pool = PoolScope::kNode;  // where items may move
   int ranks = 0;                      // encoder ranks of their own; placement disaggregated only
@@ -216,6 +219,7 @@ inline bool operator!=(const JobSpec& a, const JobSpec& b) { return !(a == b); }
 /// The spelling of a value in YAML: "bf16", "three_phase".
 const char* Name(SaveDtype v);
 const char* Name(PipelineSchedule v);
+const char* Name(CpMethod v);
 const char* Name(Placement v);
 const char* Name(PoolScope v);
 const char* Name(SourceFormat v);

@@ -48,8 +48,8 @@ void CheckParallel(const ParallelSpec& parallel, Problems* p) {
   p->Unless(llm.schedule != PipelineSchedule::kInterleaved || llm.vpp > 1, "parallel.llm.schedule",
             "interleaved needs vpp > 1");
   if (llm.dp.has_value()) {
-    p->Unless(*llm.dp * llm.cp % llm.ep == 0, "parallel.llm.ep",
-              "ep={} does not divide dp*cp = {}*{}", llm.ep, *llm.dp, llm.cp);
+    p->Unless(*llm.dp * llm.cp * llm.tp % llm.ep == 0, "parallel.llm.ep",
+              "ep={} does not divide dp*cp*tp = {}*{}*{}", llm.ep, *llm.dp, llm.cp, llm.tp);
   }
 
   const bool is_apart = parallel.encoder.placement == Placement::kDisaggregated;
@@ -163,13 +163,11 @@ void RefuseUnsupported(const JobSpec& s) {
   const auto only = [&](bool is_supported, const char* key, const char* supported) {
     p.Unless(is_supported, key, "only {} is supported by this version", supported);
   };
-  only(s.parallel.llm.tp == 1, "parallel.llm.tp", "1");
-  only(s.parallel.llm.cp == 1, "parallel.llm.cp", "1");
-  only(s.parallel.llm.pp == 1, "parallel.llm.pp", "1");
-  only(s.parallel.llm.vpp == 1, "parallel.llm.vpp", "1");
-  only(s.parallel.llm.ep == 1, "parallel.llm.ep", "1");
-  only(s.parallel.llm.schedule == PipelineSchedule::kAuto, "parallel.llm.schedule", "auto");
-  only(s.parallel.encoder.placement == Placement::kJoint, "parallel.encoder.placement", "joint");
+  const Placement placement = s.parallel.encoder.placement;
+  // Without a pipeline every rank is on the first stage.
+  only(placement == Placement::kAuto || placement == Placement::kFirstStage ||
+           (placement == Placement::kJoint && s.parallel.llm.pp == 1),
+       "parallel.encoder.placement", "first_stage (auto; with pp=1 joint)");
   only(s.plan.costs == PlanCosts::kFlops, "plan.costs", "flops");
   only(s.metrics.tensorboard.empty(), "metrics.tensorboard", "null");
   only(s.metrics.trace_steps.empty(), "metrics.trace_steps", "null");

@@ -1,7 +1,6 @@
 #include "core/train/model_io.h"
 
-#include <cstring>
-#include <set>
+#include <algorithm>
 #include <vector>
 
 #include "core/base/json.h"
@@ -52,21 +51,39 @@ void ReadRuns(const HfDirectory& directory, const std::string& name,
   }
 }
 
-// As ReadRuns, of [rows, columns] matrices that are stored as [columns, rows].
-void ReadTransposed(const HfDirectory& directory, const std::string& name, const HfPart& part,
-                    DType dtype, char* out) {
-  const int64_t rows = part.shape[1], columns = part.shape[2], size = rows * columns;
-  const size_t element_bytes = DTypeBytes(dtype);
-  std::vector<char> stored(static_cast<size_t>(size) * element_bytes);
-  for (int64_t e = part.first_row; e < part.first_row + part.num_rows; ++e) {
-    directory.ReadAs(name, dtype, stored.data(), e * size, size);
-    for (int64_t row = 0; row < rows; ++row) {
-      for (int64_t column = 0; column < columns; ++column) {
-        std::memcpy(out, stored.data() + static_cast<size_t>(column * rows + row) * element_bytes,
-                    element_bytes);
-        out += element_bytes;
+// out [columns, rows] = in [rows, columns] transposed, in blocks that stay in the cache.
+template <typename Word>
+void Transpose(const char* in, int64_t rows, int64_t columns, char* out) {
+  constexpr int64_t kBlock = 32;
+  const Word* from = reinterpret_cast<const Word*>(in);
+  Word* to = reinterpret_cast<Word*>(out);
+  for (int64_t row = 0; row < rows; row += kBlock) {
+    for (int64_t column = 0; column < columns; ++column) {
+      for (int64_t r = row; r < std::min(rows, row + kBlock); ++r) {
+        to[column * rows + r] = from[r * columns + column];
       }
     }
+  }
+}
+
+// The experts that a part names, of which each is stored transposed.
+void ReadTransposed(const HfDirectory& directory, const std::string& name, const HfPart& part,
+                    DType dtype, char* out) {
+  const int64_t rows = part.shape[2], columns = part.shape[1];  // as stored
+  std::vector<char> stored(static_cast<size_t>(rows * columns) * DTypeBytes(dtype));
+  for (int64_t e = part.first_row; e < part.first_row + part.num_rows; ++e) {
+    directory.ReadAs(name, dtype, stored.data(), e * rows * columns, rows * columns);
+    switch (DTypeBytes(dtype)) {
+      case 2:
+        Transpose<uint16_t>(stored.data(), rows, columns, out);
+        break;
+      case 4:
+        Transpose<uint32_t>(stored.data(), rows, columns, out);
+        break;
+      default:
+        Transpose<uint64_t>(stored.data(), rows, columns, out);
+    }
+    out += stored.size();
   }
 }
 
@@ -95,8 +112,8 @@ std::string FindHfName(const HfDirectory& directory, const std::string& name) {
   return directory.Has(old) ? old : "";
 }
 
-void LoadWeights(Context& ctx, const HfDirectory& directory, MultimodalModel& model) {
-  const ParamStore& params = model.params();
+std::set<std::string> LoadParams(Context& ctx, const HfDirectory& directory,
+                                 const ParamStore& params) {
   const bool are_experts_transposed = AreExpertsTransposed(directory, params);
   std::set<std::string> used;
   std::vector<char> host;
@@ -125,6 +142,11 @@ void LoadWeights(Context& ctx, const HfDirectory& directory, MultimodalModel& mo
     ctx.device().Copy(value.data, host.data(), host.size(), ctx.stream());
     ctx.stream().Synchronize();
   }
+  return used;
+}
+
+void LoadWeights(Context& ctx, const HfDirectory& directory, MultimodalModel& model) {
+  std::set<std::string> used = LoadParams(ctx, directory, model.params());
   if (model.config().text.tie_word_embeddings && directory.Has("lm_head.weight")) {
     CheckTiedHead(directory, FindHfName(directory, "model.language_model.embed_tokens.weight"));
     used.insert("lm_head.weight");

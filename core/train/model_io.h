@@ -1,5 +1,6 @@
 #pragma once
 
+#include <set>
 #include <string>
 
 #include "core/checkpoint/hf_directory.h"
@@ -9,19 +10,23 @@
 namespace omnitrain {
 
 /// Fills all parameters from a Hugging Face directory, in the compute dtype; of each stored tensor,
-/// what this rank's model holds is read and nothing else. Names of transformers
-/// (`model.visual...`) and of older hub files (`visual...`, `model.layers...`) are both found. With
-/// tied embeddings an lm_head.weight must be absent or equal to them. Tensors that the model does
-/// not use are named in the log. Experts may be stored as [E, out, in] or, as hub files have them,
-/// [E, in, out], all of a directory alike. Errors: kCheckpoint naming the tensor that is missing or
-/// has another shape.
+/// what this rank holds is read and nothing else. Names of transformers (`model.visual...`) and of
+/// older hub files (`visual...`, `model.layers...`) are both found. Experts may be stored as
+/// [E, out, in] or, as hub files have them, [E, in, out], all of a directory alike.
+/// Returns the names in the directory that were read.
+/// Errors: kCheckpoint naming the tensor that is missing or has another shape.
+std::set<std::string> LoadParams(Context& ctx, const HfDirectory& directory,
+                                 const ParamStore& params);
+
+/// LoadParams for a model. With tied embeddings an lm_head.weight must be absent or equal to them.
+/// Tensors that are not used here are named in the log.
 void LoadWeights(Context& ctx, const HfDirectory& directory, MultimodalModel& model);
 
 /// Writes the values of all parameters as a Hugging Face directory, in `dtype`, under the names of
-/// the family's releases. Side files come
-/// from `side_files_from` (unchanged), or config.json is made from the model's configuration where
-/// that is empty. The model must be whole: all of every tensor on this rank, as between steps of
-/// one that is not split. Errors: kInternal naming a tensor of which this rank holds a part.
+/// the family's releases. Side files come from `side_files_from` (unchanged), or config.json is
+/// made from the model's configuration where that is empty. The model must be whole: all of every
+/// tensor on this rank, as between steps of one that is not split.
+/// Errors: kInternal naming a tensor of which this rank holds a part.
 void SaveModel(Context& ctx, const MultimodalModel& model, const std::string& target, DType dtype,
                const std::string& side_files_from);
 
