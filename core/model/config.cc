@@ -410,11 +410,6 @@ void SetVocabulary(int64_t num_tokens, ModelConfig* config) {
       vocab_size, num_tokens);
 }
 
-void RefuseUnsupportedModel(const ModelConfig& config, const std::string& where) {
-  OT_REQUIRE(config.family != ModelFamily::kQwen3VlMoe, ErrorCode::kSpec,
-             "{}: models of the family {} are not supported by this version; qwen2_vl, qwen2_5_vl "
-             "and qwen3_vl are",
-             where, FamilyName(config.family));
-}
+void RefuseUnsupportedModel(const ModelConfig& /*config*/, const std::string& /*where*/) {}
 
 }  // namespace omnitrain

@@ -44,8 +44,8 @@ struct TextConfig {
   bool norm_topk_prob = false;    // the weights of a token's experts add up to 1
   int decoder_sparse_step = 1;    // every so many layers one may be sparse
   std::vector<int> dense_layers;  // those that are dense all the same, ascending
-  // What the balance loss counts for beside the mean token loss. transformers adds it only with
-  // output_router_logits, which has no say here.
+  // What the balance loss counts for beside the mean token loss, in training and in the loss that
+  // training reports. transformers adds it only with output_router_logits, which has no say here.
   double router_aux_loss_coef = 0;
 
   bool IsMoeLayer(int layer) const;
@@ -115,7 +115,7 @@ ModelConfig ModelConfigFromArch(const std::string& arch_json);
 /// vocabulary that is given has fewer rows than the tokenizer has ids.
 void SetVocabulary(int64_t num_tokens, ModelConfig* config);
 
-/// Refuses families that this version cannot train. Errors: kSpec, naming `where`.
+/// Refuses families that parse but cannot be trained: none now. Errors: kSpec, naming `where`.
 void RefuseUnsupportedModel(const ModelConfig& config, const std::string& where);
 
 /// A config.json (transformers 5 spelling) that loads as this model, with `saved_dtype`.

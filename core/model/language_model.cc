@@ -1,5 +1,7 @@
 #include "core/model/language_model.h"
 
+#include <algorithm>
+
 #include "core/model/check_place.h"
 #include "core/model/host_tables.h"
 #include "kernels/cross_entropy/cross_entropy.h"
@@ -28,6 +30,15 @@ StackConfig StackOf(const TextConfig& t) {
   c.is_gated = true;
   c.activation = t.activation;
   c.is_causal = true;
+  for (int layer = 0; layer < t.num_layers; ++layer) {
+    if (t.IsMoeLayer(layer)) c.sparse_layers.push_back(layer);
+  }
+  c.moe.width = t.width;
+  c.moe.num_experts = t.num_experts;
+  c.moe.top_k = t.experts_per_token;
+  c.moe.ffn = t.expert_ffn_width;
+  c.moe.activation = t.activation;
+  c.moe.weights = t.norm_topk_prob ? MoeWeights::kNormalized : MoeWeights::kPlain;
   return c;
 }
 
@@ -42,6 +53,7 @@ StackNames Names() {
   n.norm2 = "post_attention_layernorm";
   n.up = {"mlp.gate_proj", "mlp.up_proj"};
   n.down = "mlp.down_proj";
+  n.moe = "mlp";
   return n;
 }
 
@@ -102,13 +114,6 @@ std::vector<T> Pick(const std::vector<T>& values, const std::vector<int32_t>& ro
   return picked;
 }
 
-/// Segments of `num_rows` rows: padding is one more.
-std::vector<int32_t> PaddedSegments(const MicroBatch& batch, int64_t num_rows) {
-  std::vector<int32_t> cu_seqlens = batch.cu_seqlens;
-  if (num_rows > batch.num_tokens()) cu_seqlens.push_back(static_cast<int32_t>(num_rows));
-  return cu_seqlens;
-}
-
 }  // namespace
 
 LanguageModel::LanguageModel(ParamStore* params, const TextConfig& config, const LlmPlace& place)
@@ -130,18 +135,16 @@ LanguageModel::LanguageModel(ParamStore* params, const TextConfig& config, const
 
 VocabRange LanguageModel::vocab() const { return VocabOf(config_, place_.tp); }
 
-int64_t LanguageModel::PaddedRows(const MicroBatch& batch) const {
-  const int64_t multiple = place_.row_multiple();
-  return (batch.num_tokens() + multiple - 1) / multiple * multiple;
+RowLayout LanguageModel::LayoutOf(const MicroBatch& batch) const {
+  return MakeRowLayout(batch.num_tokens(), batch.cu_seqlens, place_, stack_.heads());
 }
 
 RowRuns LanguageModel::ContextRowsAt(const MicroBatch& batch, int cp_rank) const {
-  return ContiguousRows(PaddedRows(batch), place_.cp.size, cp_rank);
+  return LayoutOf(batch).CpRows(cp_rank);
 }
 
 RowRuns LanguageModel::RowsAt(const MicroBatch& batch, int cp_rank, int tp_rank) const {
-  const int64_t Tl = PaddedRows(batch) / (place_.cp.size * place_.tp.size);
-  return SliceRows(ContextRowsAt(batch, cp_rank), tp_rank * Tl, Tl);
+  return LayoutOf(batch).LocalRows(cp_rank, tp_rank);
 }
 
 std::vector<int32_t> LanguageModel::ContextRows(const MicroBatch& batch) const {
@@ -172,6 +175,23 @@ LocalItems LanguageModel::ItemsAt(const MicroBatch& batch, int cp_rank, int tp_r
   return items;
 }
 
+MoeBalance LanguageModel::BalanceOf(const MicroBatch& batch) const {
+  MoeBalance balance;
+  const int num_sparse = config_.num_moe_layers();
+  if (num_sparse == 0) return balance;
+  balance.scale =
+      config_.router_aux_loss_coef * static_cast<double>(batch.num_loss_tokens()) / num_sparse;
+  balance.num_rows = batch.num_tokens() - batch.num_padding();
+  int64_t end = 0;
+  for (const RowRun& run : RowsAt(batch, place_.cp.rank, place_.tp.rank)) {
+    OT_CHECK(run.begin >= end, "row {} behind row {}: padding may not come last", run.begin, end);
+    end = run.end();
+    balance.num_rows_here += std::clamp<int64_t>(balance.num_rows - run.begin, 0, run.count);
+  }
+  if (place_.tp.size * place_.cp.size > 1) balance.comm = place_.rows;
+  return balance;
+}
+
 bool LanguageModel::TakesFeature(int stage, int feature) const {
   if (feature == 0) return stage == 0;
   const LayerRange layers = LayersOf(stage);
@@ -180,7 +200,8 @@ bool LanguageModel::TakesFeature(int stage, int feature) const {
 
 LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, int stage,
                                     LossMode mode, Recompute recompute) const {
-  const int64_t P = PaddedRows(batch), Tc = P / place_.cp.size, Tl = Tc / place_.tp.size;
+  const RowLayout layout = LayoutOf(batch);
+  const int64_t Tc = layout.rows_per_cp_rank(), Tl = Tc / place_.tp.size;
   const DType dtype = params_->dtype();
   const LayerRange layers = LayersOf(stage);
   LlmActivations a;
@@ -192,8 +213,13 @@ LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, int
   a.item_rows = carver.Take(DType::kI32, {a.num_item_rows});
   a.sequence.cos = carver.Take(StatsDType(dtype), {Tc, config_.head_dim / 2});
   a.sequence.sin = carver.Take(StatsDType(dtype), {Tc, config_.head_dim / 2});
-  a.sequence.segments = CarveSegments(carver, PaddedSegments(batch, P));
+  if (place_.cp.size > 1) {
+    a.sequence.context = stack_.context().Carve(carver, layout);
+  } else {
+    a.sequence.segments = CarveSegments(carver, layout.cu_seqlens);
+  }
   a.stack = stack_.Carve(carver, Tc, layers.begin, layers.end, recompute);
+  a.balance = BalanceOf(batch);
   if (stage != place_.num_stages - 1) return a;
   const int64_t M = static_cast<int64_t>(LossRows(batch, ContextRows(batch)).size());
   a.loss_rows = carver.Take(DType::kI32, {M});
@@ -243,7 +269,11 @@ void LanguageModel::Upload(Context& ctx, const MicroBatch& batch, LlmActivations
                    sin.data());
   omnitrain::Upload(ctx, cos, a->sequence.cos);
   omnitrain::Upload(ctx, sin, a->sequence.sin);
-  omnitrain::Upload(ctx, PaddedSegments(batch, PaddedRows(batch)), a->sequence.segments.cu_seqlens);
+  if (place_.cp.size > 1) {
+    stack_.context().Upload(ctx, a->sequence.context);
+  } else {
+    omnitrain::Upload(ctx, LayoutOf(batch).cu_seqlens, a->sequence.segments.cu_seqlens);
+  }
 }
 
 void LanguageModel::Embed(Context& ctx, const LlmActivations& a) const {
@@ -293,7 +323,15 @@ void LanguageModel::Forward(Context& ctx, const LlmActivations& a,
       ScatterRows(ctx, features[k], a.item_rows, Write::kAccumulate, out);
     }
   };
-  stack_.Forward(ctx, a.sequence, LayersOf(a.stage).begin, a.stack, hooks);
+  MoeInputs moe;
+  moe.has_backward = mode == LossMode::kGradients;
+  if (moe.has_backward && a.balance.scale != 0) {
+    OT_CHECK(a.balance.comm != nullptr || place_.tp.size * place_.cp.size == 1,
+             "no communicator of the ranks that share a micro-batch");
+    moe.balance = a.balance;
+    moe.balance.loss_sum = loss_sum;
+  }
+  stack_.Forward(ctx, a.sequence, LayersOf(a.stage).begin, a.stack, hooks, moe);
   if (a.stage != place_.num_stages - 1) return;
   final_norm_.Forward(ctx, a.output(), a.hidden, a.final_norm);
   if (mode != LossMode::kNone) Loss(ctx, a, mode, loss_sum);
@@ -302,11 +340,13 @@ void LanguageModel::Forward(Context& ctx, const LlmActivations& a,
 std::vector<LayerGradients> LanguageModel::CarveGradients(Carver& carver, const MicroBatch& batch,
                                                           int stage, BackwardPart part) const {
   const LayerRange layers = LayersOf(stage);
-  const int64_t Tc = PaddedRows(batch) / place_.cp.size;
-  const int num_sets = part == BackwardPart::kBoth ? 1 : layers.end - layers.begin;
+  const int64_t Tc = LayoutOf(batch).rows_per_cp_rank();
+  if (part == BackwardPart::kBoth) {
+    return {stack_.CarveGradients(carver, Tc, layers.begin, layers.end, part)};
+  }
   std::vector<LayerGradients> grads;
-  for (int i = 0; i < num_sets; ++i) {
-    grads.push_back(stack_.CarveGradients(carver, Tc, part));
+  for (int i = layers.begin; i < layers.end; ++i) {
+    grads.push_back(stack_.CarveGradients(carver, Tc, i, i + 1, part));
   }
   return grads;
 }

@@ -5,6 +5,7 @@
 
 #include "core/model/config.h"
 #include "core/model/llm_place.h"
+#include "core/model/row_layout.h"
 #include "core/model/transformer_stack.h"
 #include "data/batch/batch.h"
 #include "parallel/shard/row_split.h"
@@ -35,6 +36,7 @@ struct LlmActivations {
   Tensor item_rows;  // [Nl] int32; where features are taken
   SequenceInputs sequence;
   StackActivations stack;
+  MoeBalance balance;  // of each sparse layer; without its loss_sum
   NormStats final_norm;
   Tensor hidden;    // last stage: [Tl, D] after the final norm
   Tensor d_hidden;  // [Tc, D] its gradient, made with the loss; over tp in summands, which the
@@ -87,6 +89,10 @@ class LanguageModel {
   /// From acts.input(), which the first stage embeds itself, to acts.output(). Last stage:
   /// loss_sum [1] f64 += the (weighted) sum over this rank's labels of -log p; absent with kNone.
   /// Over tp, rank 0 alone adds.
+  /// With kGradients sparse layers of any stage add their balance loss to loss_sum, every rank its
+  /// share: a training loss is what its gradients are of, as in transformers with
+  /// output_router_logits, while a held-out loss is that of the tokens alone. Without kGradients no
+  /// Backward can follow: what sparse layers took of the pool is given back.
   /// features[k] [Nl, D]: in the order of ItemsAt; those that the stage does not take may be
   /// absent.
   void Forward(Context& ctx, const LlmActivations& acts, const std::vector<Tensor>& features,
@@ -113,8 +119,10 @@ class LanguageModel {
   double ForwardFlops(const std::vector<int64_t>& segments, int64_t num_loss_tokens) const;
 
  private:
-  /// Rows of the padded sequence.
-  int64_t PaddedRows(const MicroBatch& batch) const;
+  /// How the rows of a micro-batch are spread over cp and tp; the same on all ranks.
+  RowLayout LayoutOf(const MicroBatch& batch) const;
+  /// The balance loss that each sparse layer adds in training, without its loss_sum.
+  MoeBalance BalanceOf(const MicroBatch& batch) const;
   /// The global row of each of this rank's Tc rows, -1 where it is padding.
   std::vector<int32_t> ContextRows(const MicroBatch& batch) const;
   void UploadEmbedIds(Context& ctx, const MicroBatch& batch, const std::vector<int32_t>& rows,

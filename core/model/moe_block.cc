@@ -7,6 +7,14 @@
 #include "kernels/moe/moe_permute.h"
 
 namespace omnitrain {
+
+double MoeConfig::ForwardFlops(int64_t rows) const {
+  const double per_row = 2 * static_cast<double>(width) *
+                         (static_cast<double>(num_experts) +
+                          3 * static_cast<double>(top_k) * static_cast<double>(ffn));
+  return per_row * static_cast<double>(rows);
+}
+
 void MoeActivations::Release() {
   rows = gate_up = act = d_out = PooledTensor();
   route = ExpertRoute();
@@ -178,13 +186,6 @@ void MoeBlock::WeightGrad(Context& ctx, BlockPool& pool, const Tensor& x, MoeAct
     GroupedLinearWeightGrad(ctx, *a->rows, *a->gate_up, offsets, params_->grad(gate_up_));
   }
   a->Release();
-}
-
-double MoeBlock::ForwardFlops(int64_t rows) const {
-  const auto width = static_cast<double>(config_.width), ffn = static_cast<double>(config_.ffn);
-  const auto num_experts = static_cast<double>(config_.num_experts);
-  const auto top_k = static_cast<double>(config_.top_k);
-  return 2 * static_cast<double>(rows) * width * (num_experts + 3 * top_k * ffn);
 }
 
 }  // namespace omnitrain

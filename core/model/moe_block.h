@@ -20,6 +20,10 @@ struct MoeConfig {
   int64_t ffn = 0;          // I, of one expert
   Activation activation = Activation::kSilu;
   MoeWeights weights = MoeWeights::kNormalized;
+
+  /// Floating-point operations of a forward of `rows` rows (a multiply-add is two), wherever their
+  /// experts are.
+  double ForwardFlops(int64_t rows) const;
 };
 
 /// The loss that keeps experts evenly loaded, of one layer and one micro-batch. With n_e the times
@@ -104,10 +108,6 @@ class MoeBlock {
   /// Adds the gradients of the parameters and gives the pool its memory back. After InputGrad, at
   /// once or later; x as the forward saw it.
   void WeightGrad(Context& ctx, BlockPool& pool, const Tensor& x, MoeActivations* acts) const;
-
-  /// Floating-point operations of a forward of `rows` rows (a multiply-add is two), wherever their
-  /// experts are.
-  double ForwardFlops(int64_t rows) const;
 
  private:
   void AddBalanceLoss(Context& ctx, BlockPool& pool, const MoeBalance& balance,

@@ -18,10 +18,18 @@ StackConfig SliceOf(StackConfig config, const AxisSeat& tp) {
 
 }  // namespace
 
+bool StackConfig::IsSparse(int layer) const {
+  return std::binary_search(sparse_layers.begin(), sparse_layers.end(), layer);
+}
+
 TransformerStack::TransformerStack(ParamStore* params, const StackConfig& config,
                                    const StackNames& names, const std::vector<LayerRange>& held,
                                    const LlmPlace& place)
-    : config_(config), local_(SliceOf(config, place.tp)), tp_(place.tp), params_(params) {
+    : config_(config),
+      local_(SliceOf(config, place.tp)),
+      tp_(place.tp),
+      params_(params),
+      cp_(place.cp) {
   const StackConfig& c = config_;
   const Piece slice{tp_.size, tp_.rank};
   const bool shares_kv = c.num_kv_heads < tp_.size;
@@ -67,15 +75,34 @@ TransformerStack::TransformerStack(ParamStore* params, const StackConfig& config
     }
     layer.proj = linear("proj", q_width, {{names.proj, c.width}}, c.has_proj_bias, {}, slice);
     layer.norm2 = norm(c.norm, "norm2", names.norm2, c.width);
-    std::vector<LinearPart> up;
-    for (const std::string& name : names.up) up.push_back({name, c.ffn});
-    OT_CHECK(up.size() == (c.is_gated ? 2u : 1u), "{} projections into the mlp", up.size());
-    layer.up = linear("up", c.width, up, c.has_mlp_bias, slice, {});
-    layer.down = linear("down", c.ffn, {{names.down, c.width}}, c.has_mlp_bias, {}, slice);
+    layer.is_sparse = c.IsSparse(i);
+    if (layer.is_sparse) {
+      layer.moe = MoeBlock(params, fmt::format("{}.layers.{}", c.name, i), c.group,
+                           theirs + names.moe, c.moe, place.ep);
+    } else {
+      std::vector<LinearPart> up;
+      for (const std::string& name : names.up) up.push_back({name, c.ffn});
+      OT_CHECK(up.size() == (c.is_gated ? 2u : 1u), "{} projections into the mlp", up.size());
+      layer.up = linear("up", c.width, up, c.has_mlp_bias, slice, {});
+      layer.down = linear("down", c.ffn, {{names.down, c.width}}, c.has_mlp_bias, {}, slice);
+    }
     layer.is_windowed =
         std::find(c.full_layers.begin(), c.full_layers.end(), i) == c.full_layers.end();
     layers_[static_cast<size_t>(i)] = std::move(layer);
   }
+}
+
+bool TransformerStack::HasDense(int begin, int end) const {
+  for (int i = begin; i < end; ++i) {
+    if (!config_.IsSparse(i)) return true;
+  }
+  return false;
+}
+
+BlockPool& TransformerStack::Pool(Context& ctx) const {
+  if (pool_ == nullptr) pool_ = std::make_unique<BlockPool>(ctx.device());
+  OT_CHECK(&pool_->device() == &ctx.device(), "{} ran on another device before", config_.name);
+  return *pool_;
 }
 
 StackActivations TransformerStack::Carve(Carver& carver, int64_t rows, int begin, int end,
@@ -92,7 +119,7 @@ StackActivations TransformerStack::Carve(Carver& carver, int64_t rows, int begin
   if (!keeps) {
     // A layer is done with norm1's output before norm2's is made.
     shared_norm = carver.Take(dtype(), {Tl, c.width});
-    shared_act = carver.Take(dtype(), {T, c.ffn});
+    if (HasDense(begin, end)) shared_act = carver.Take(dtype(), {T, c.ffn});
   }
   for (int i = begin; i < end; ++i) {
     const Layer& layer = layers_[i];
@@ -111,26 +138,32 @@ StackActivations TransformerStack::Carve(Carver& carver, int64_t rows, int begin
     a.x_mid = carver.Take(dtype(), {Tl, c.width});
     a.norm2 = layer.norm2.Carve(carver, {Tl});
     a.n2 = keeps ? carver.Take(dtype(), {Tl, c.width}) : shared_norm;
-    a.up = carver.Take(dtype(), {T, c.is_gated ? 2 * c.ffn : c.ffn});
-    a.act = keeps ? carver.Take(dtype(), {T, c.ffn}) : shared_act;
+    if (layer.is_sparse) {
+      a.moe = std::make_shared<MoeActivations>(
+          layer.moe.Carve(carver, Tl, keeps ? MoeRecompute::kNone : MoeRecompute::kCheapParts));
+    } else {
+      a.up = carver.Take(dtype(), {T, c.is_gated ? 2 * c.ffn : c.ffn});
+      a.act = keeps ? carver.Take(dtype(), {T, c.ffn}) : shared_act;
+    }
     acts.layers.push_back(a);
   }
   acts.out = carver.Take(dtype(), {Tl, c.width});
   return acts;
 }
 
-LayerGradients TransformerStack::CarveGradients(Carver& carver, int64_t rows,
+LayerGradients TransformerStack::CarveGradients(Carver& carver, int64_t rows, int begin, int end,
                                                 BackwardPart part) const {
   const StackConfig& c = local_;
   const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = rows;
   const int64_t Tl = T / tp_.size;
+  const bool is_split = part == BackwardPart::kInput;
   LayerGradients g;
-  if (part == BackwardPart::kInput) {
-    g.d_out = carver.Take(dtype(), {Tl, c.width});
-    g.d_mid = carver.Take(dtype(), {Tl, c.width});
+  if (HasDense(begin, end)) {
+    if (is_split) g.d_out = carver.Take(dtype(), {Tl, c.width});
+    g.d_act = carver.Take(dtype(), {T, c.ffn});
+    if (!c.is_gated) g.d_up = g.d_act;
   }
-  g.d_act = carver.Take(dtype(), {T, c.ffn});
-  if (!c.is_gated) g.d_up = g.d_act;
+  if (is_split) g.d_mid = carver.Take(dtype(), {Tl, c.width});
   g.d_o = carver.Take(dtype(), {T, H * K});
   g.d_qkv = carver.Take(dtype(), {T, (H + 2 * G) * K});
   g.d_norm = carver.Take(dtype(), {Tl, c.width});
@@ -212,7 +245,8 @@ void TransformerStack::AddToResidual(Context& ctx, const StackActivations& acts,
 
 void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs,
                                     const StackActivations& acts, const Layer& layer,
-                                    const LayerActivations& a, const Tensor& out) const {
+                                    const LayerActivations& a, const MoeInputs& moe,
+                                    const Tensor& out) const {
   const StackConfig& c = local_;
   const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = a.qkv.rows();
 
@@ -227,14 +261,30 @@ void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs,
   const Tensor qk = (c.has_qk_norm ? a.qk : a.qkv).Columns(0, (H + G) * K).View({T, H + G, K});
   ApplyRope(ctx, inputs.cos, inputs.sin, RopeDirection::kForward, qk);
   const SequenceInputs::Segments& segments = SegmentsOf(inputs, layer);
-  AttentionForward(ctx, views.q, views.k, views.v, segments.cu_seqlens, AttentionOver(segments),
-                   a.o.View({T, H, K}), a.lse);
+  if (cp_.size > 1) {
+    context().Forward(ctx, inputs.context, views.q, views.k, views.v, AttentionOver(segments),
+                      a.o.View({T, H, K}), a.lse);
+  } else {
+    AttentionForward(ctx, views.q, views.k, views.v, segments.cu_seqlens, AttentionOver(segments),
+                     a.o.View({T, H, K}), a.lse);
+  }
   AddToResidual(ctx, acts, layer.proj, a.o, a.x, a.x_mid);
 
   layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
+  if (layer.is_sparse) {
+    Cast(ctx, a.x_mid, out);
+    layer.moe.Forward(ctx, Pool(ctx), a.n2, moe.balance, Write::kAccumulate, out, a.moe.get());
+    if (!moe.has_backward) a.moe->Release();
+    return;
+  }
   layer.up.Forward(ctx, GatherOverTp(ctx, acts, a.n2), Write::kOverwrite, a.up);
   MlpActivation(ctx, a);
   AddToResidual(ctx, acts, layer.down, a.act, a.x_mid, out);
+}
+
+ContextAttention& TransformerStack::context() const {
+  if (context_ == nullptr) context_ = std::make_unique<ContextAttention>(cp_, heads(), dtype());
+  return *context_;
 }
 
 void TransformerStack::MlpActivation(Context& ctx, const LayerActivations& a) const {
@@ -243,6 +293,42 @@ void TransformerStack::MlpActivation(Context& ctx, const LayerActivations& a) co
   } else {
     ActivationForward(ctx, config_.activation, a.up, a.act);
   }
+}
+
+void TransformerStack::MlpBackward(Context& ctx, const StackActivations& acts, const Layer& layer,
+                                   const LayerActivations& a, const LayerGradients& g,
+                                   BackwardPart part, const Tensor& d) const {
+  const bool both = part == BackwardPart::kBoth;
+  const bool again = acts.recompute == Recompute::kNormsAndActivations;
+  // The gradient of `up` takes its place, so `act` is made again and used before.
+  if (again) MlpActivation(ctx, a);
+  const Tensor d_out = GatherOverTp(ctx, acts, d);
+  if (both) layer.down.WeightGrad(ctx, a.act, d_out);
+  layer.down.InputGrad(ctx, d_out, Write::kOverwrite, g.d_act);
+  Tensor d_up = g.d_up;
+  if (config_.is_gated) {
+    d_up = a.up;
+    GatedActivationBackward(ctx, config_.activation, g.d_act, a.up, d_up);
+  } else {
+    ActivationBackward(ctx, config_.activation, g.d_act, a.up, d_up);
+  }
+  if (both && layer.up.is_trained()) {
+    if (again) layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
+    layer.up.WeightGrad(ctx, GatherOverTp(ctx, acts, a.n2), d_up);
+  }
+  if (!both) Cast(ctx, d, g.d_out);
+  NormOutputGrad(ctx, acts, g,
+                 [&](const Tensor& dx) { layer.up.InputGrad(ctx, d_up, Write::kOverwrite, dx); });
+}
+
+void TransformerStack::MoeBackward(Context& ctx, const StackActivations& acts, const Layer& layer,
+                                   const LayerActivations& a, const LayerGradients& g,
+                                   BackwardPart part, const Tensor& d) const {
+  layer.moe.InputGrad(ctx, Pool(ctx), d, Write::kOverwrite, g.d_norm, a.moe.get());
+  if (part != BackwardPart::kBoth) return;
+  const bool again = acts.recompute == Recompute::kNormsAndActivations;
+  if (again && layer.qkv.is_trained()) layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
+  layer.moe.WeightGrad(ctx, Pool(ctx), a.n2, a.moe.get());
 }
 
 void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs,
@@ -254,25 +340,11 @@ void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs
   const bool both = part == BackwardPart::kBoth;
   const bool again = acts.recompute == Recompute::kNormsAndActivations;
 
-  // The gradient of `up` takes its place, so `act` is made again and used before.
-  if (again) MlpActivation(ctx, a);
-  const Tensor d_out = GatherOverTp(ctx, acts, d);
-  if (both) layer.down.WeightGrad(ctx, a.act, d_out);
-  layer.down.InputGrad(ctx, d_out, Write::kOverwrite, g.d_act);
-  Tensor d_up = g.d_up;
-  if (c.is_gated) {
-    d_up = a.up;
-    GatedActivationBackward(ctx, c.activation, g.d_act, a.up, d_up);
+  if (layer.is_sparse) {
+    MoeBackward(ctx, acts, layer, a, g, part, d);
   } else {
-    ActivationBackward(ctx, c.activation, g.d_act, a.up, d_up);
+    MlpBackward(ctx, acts, layer, a, g, part, d);
   }
-  if (both && layer.up.is_trained()) {
-    if (again) layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
-    layer.up.WeightGrad(ctx, GatherOverTp(ctx, acts, a.n2), d_up);
-  }
-  if (!both) Cast(ctx, d, g.d_out);
-  NormOutputGrad(ctx, acts, g,
-                 [&](const Tensor& dx) { layer.up.InputGrad(ctx, d_up, Write::kOverwrite, dx); });
   layer.norm2.Backward(ctx, g.d_norm, a.x_mid, a.norm2, Write::kAccumulate, d);
 
   const Tensor d_mid = GatherOverTp(ctx, acts, d);
@@ -282,8 +354,13 @@ void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs
   const Tensor d_k = g.d_qkv.Columns(H * K, G * K).View({T, G, K});
   const Tensor d_v = g.d_qkv.Columns((H + G) * K, G * K).View({T, G, K});
   const SequenceInputs::Segments& segments = SegmentsOf(inputs, layer);
-  AttentionBackward(ctx, g.d_o.View({T, H, K}), views.q, views.k, views.v, a.o.View({T, H, K}),
-                    a.lse, segments.cu_seqlens, AttentionOver(segments), d_q, d_k, d_v);
+  if (cp_.size > 1) {
+    context().Backward(ctx, inputs.context, g.d_o.View({T, H, K}), views.q, views.k, views.v,
+                       a.o.View({T, H, K}), a.lse, AttentionOver(segments), d_q, d_k, d_v);
+  } else {
+    AttentionBackward(ctx, g.d_o.View({T, H, K}), views.q, views.k, views.v, a.o.View({T, H, K}),
+                      a.lse, segments.cu_seqlens, AttentionOver(segments), d_q, d_k, d_v);
+  }
   ApplyRope(ctx, inputs.cos, inputs.sin, RopeDirection::kBackward,
             g.d_qkv.Columns(0, (H + G) * K).View({T, H + G, K}));
   if (c.has_qk_norm) {
@@ -305,19 +382,24 @@ void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs
 void TransformerStack::LayerWeightGrad(Context& ctx, const StackActivations& acts,
                                        const Layer& layer, const LayerActivations& a,
                                        const LayerGradients& g) const {
+  // Frozen too, a block has memory to give back.
+  if (layer.is_sparse) layer.moe.WeightGrad(ctx, Pool(ctx), a.n2, a.moe.get());
   if (!layer.qkv.is_trained()) return;  // all or none
-  layer.down.WeightGrad(ctx, a.act, GatherOverTp(ctx, acts, g.d_out));
-  layer.up.WeightGrad(ctx, GatherOverTp(ctx, acts, a.n2), local_.is_gated ? a.up : g.d_up);
+  if (!layer.is_sparse) {
+    layer.down.WeightGrad(ctx, a.act, GatherOverTp(ctx, acts, g.d_out));
+    layer.up.WeightGrad(ctx, GatherOverTp(ctx, acts, a.n2), local_.is_gated ? a.up : g.d_up);
+  }
   layer.proj.WeightGrad(ctx, a.o, GatherOverTp(ctx, acts, g.d_mid));
   QkvWeightGrad(ctx, layer, GatherOverTp(ctx, acts, a.n1), g.d_qkv);
 }
 
 void TransformerStack::Forward(Context& ctx, const SequenceInputs& inputs, int begin,
-                               const StackActivations& acts, const StackHooks& hooks) const {
+                               const StackActivations& acts, const StackHooks& hooks,
+                               const MoeInputs& moe) const {
   const int n = static_cast<int>(acts.layers.size());
   for (int i = 0; i < n; ++i) {
     const Tensor& out = i + 1 < n ? acts.layers[i + 1].x : acts.out;
-    LayerForward(ctx, inputs, acts, layers_[begin + i], acts.layers[i], out);
+    LayerForward(ctx, inputs, acts, layers_[begin + i], acts.layers[i], moe, out);
     if (hooks.after_forward) hooks.after_forward(begin + i, out);
   }
 }
@@ -349,10 +431,12 @@ double TransformerStack::ForwardFlops(const std::vector<int64_t>& segments,
   const double q = static_cast<double>(c.num_heads * c.head_dim);
   const double kv = static_cast<double>(c.num_kv_heads * c.head_dim);
   const double width = static_cast<double>(c.width), ffn = static_cast<double>(c.ffn);
-  const double per_row =
-      2 * (width * (q + 2 * kv) + q * width + (c.is_gated ? 3 : 2) * width * ffn);
-  double rows = 0;
-  for (int64_t length : segments) rows += static_cast<double>(length);
+  const double num_sparse = static_cast<double>(c.sparse_layers.size());
+  const double projections = 2 * (width * (q + 2 * kv) + q * width);
+  const double mlp = (c.is_gated ? 6 : 4) * width * ffn;
+  int64_t num_rows = 0;
+  for (int64_t length : segments) num_rows += length;
+  const double rows = static_cast<double>(num_rows);
   const auto attention = [&](const std::vector<int64_t>& lengths) {
     double pairs = 0;
     for (int64_t length : lengths)
@@ -361,7 +445,8 @@ double TransformerStack::ForwardFlops(const std::vector<int64_t>& segments,
   };
   const double num_windowed =
       windows.empty() ? 0 : c.num_layers - static_cast<double>(c.full_layers.size());
-  return per_row * rows * c.num_layers + attention(windows) * num_windowed +
+  return projections * rows * c.num_layers + mlp * rows * (c.num_layers - num_sparse) +
+         c.moe.ForwardFlops(num_rows) * num_sparse + attention(windows) * num_windowed +
          attention(segments) * (c.num_layers - num_windowed);
 }
 

@@ -1,18 +1,21 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "core/model/context_attention.h"
 #include "core/model/layers.h"
 #include "core/model/llm_place.h"
+#include "core/model/moe_block.h"
 #include "kernels/activation/activation.h"
 #include "kernels/attention/attention.h"
 
 namespace omnitrain {
 
-/// A pre-norm transformer: x += proj(attention(norm1 x)); x += down(act(up(norm2 x))). One
-/// description for every encoder and the LLM.
+/// A pre-norm transformer: x += proj(attention(norm1 x)); x += down(act(up(norm2 x))), or in a
+/// sparse layer x += experts(norm2 x). One description for every encoder and the LLM.
 struct StackConfig {
   std::string name;  // ours: "llm", "vision"
   ParamGroup group = ParamGroup::kLlm;
@@ -29,7 +32,11 @@ struct StackConfig {
   bool is_gated = false;  // act(gate x) * (up x)
   Activation activation = Activation::kSilu;
   bool is_causal = false;
-  std::vector<int> full_layers;  // with windows: the layers that see whole segments all the same
+  std::vector<int> full_layers;    // with windows: the layers that see whole segments all the same
+  std::vector<int> sparse_layers;  // those with a MoeBlock in place of the mlp, ascending
+  MoeConfig moe;                   // of these
+
+  bool IsSparse(int layer) const;
 };
 
 /// Where a Hugging Face directory keeps a layer: LAYERS + index + "." + one of these.
@@ -38,6 +45,7 @@ struct StackNames {
   std::string norm1, q_norm, k_norm, proj, norm2, down;
   std::vector<std::string> qkv;  // one fused, or q, k, v
   std::vector<std::string> up;   // one, or gate, up
+  std::string moe;               // of sparse layers, see MoeBlock
 };
 
 /// What the layers need to know of a packed sequence, on the device of the stack.
@@ -49,6 +57,7 @@ struct SequenceInputs {
   Tensor cos, sin;  // [T, K/2]
   Segments segments;
   Segments windows;  // within the segments, for layers that see no further; absent: no such layers
+  ContextTables context;  // over several cp ranks, in place of segments
 };
 
 /// What a backward makes again instead of finding it: the outputs of norms and activations cost
@@ -59,7 +68,7 @@ enum class Recompute : uint8_t { kNone, kNormsAndActivations };
 // Over tensor parallelism each rank holds H / tp query heads, G / tp kv heads (one, where G < tp)
 // and F / tp of the mlp, and the residual and norms of T / tp rows; whole rows T are gathered
 // before qkv and up, and the summands of proj and down summed into rows behind them. In the sizes
-// below Tl is T / tp and H, G, F are those of the rank.
+// below Tl is T / tp and H, G, F are those of the rank. Experts take the rows as they are, Tl.
 // Source: Korthikanti et al. 2022, section 4.2 (sequence parallelism).
 
 /// What one layer's forward leaves for its backward. n1, n2 and act are one place for all layers
@@ -77,6 +86,9 @@ struct LayerActivations {
   Tensor up;   // [T, F], or [T, 2F] gated; the backward overwrites it with its gradient where gated
   Tensor act;  // [T, F]
   NormStats norm1, norm2, q_norm, k_norm;
+  // Of a sparse layer, in place of up and act. The forward and the backward change what is in it,
+  // and copies of these activations share it.
+  std::shared_ptr<MoeActivations> moe;
 };
 
 struct StackActivations {
@@ -93,13 +105,20 @@ struct LayerGradients {
   Tensor d_out, d_mid;  // [Tl, D]: at the outputs of down and proj; kept by a split backward only
   Tensor d_up;          // [T, F] ungated; absent where gated (`up` holds it)
   Tensor d_act;         // [T, F]; the same memory as d_up where ungated
-  Tensor d_o;           // [T, H K]
-  Tensor d_qkv;         // [T, (H + 2G) K]
-  Tensor d_norm;        // [Tl, D]
+  // d_out, d_up and d_act are absent where all layers are sparse.
+  Tensor d_o;     // [T, H K]
+  Tensor d_qkv;   // [T, (H + 2G) K]
+  Tensor d_norm;  // [Tl, D]
 };
 
 /// Which gradients a backward pass makes: the whole, or one half of it for zero-bubble schedules.
 enum class BackwardPart { kBoth, kInput, kWeight };
+
+/// What the sparse layers need to know of a micro-batch.
+struct MoeInputs {
+  MoeBalance balance;        // of each layer
+  bool has_backward = true;  // false: a layer's pooled memory goes back with the layer
+};
 
 /// Taps and injections. Called with layer indices of the whole stack.
 struct StackHooks {
@@ -112,7 +131,10 @@ struct StackHooks {
   std::function<void(int layer)> after_weight_grad;
 };
 
-/// Collective over tp: Forward, Backward, GatherOverTp, SumOverTp.
+/// Collective over tp: Forward, Backward, GatherOverTp, SumOverTp. With sparse layers the first two
+/// also as MoeBlock says.
+/// Pooled memory of sparse layers is the stack's own, for all of its calls on one stream; the
+/// device outlives the stack.
 class TransformerStack {
  public:
   /// Declares the parameters of the layers in `held`, or this rank's slices of them; the others are
@@ -122,15 +144,24 @@ class TransformerStack {
 
   const StackConfig& config() const { return config_; }
 
+  /// Attention over the place's cp ranks; its tables go into SequenceInputs::context.
+  ContextAttention& context() const;
+  /// The heads of this tp rank.
+  AttentionHeads heads() const { return {local_.num_heads, local_.num_kv_heads, local_.head_dim}; }
+  /// What sparse layers take of; absent before the first of them ran.
+  const BlockPool* pool() const { return pool_.get(); }
+
   /// Lays out the activations of layers [begin, end) for `rows` rows, a multiple of tp.
   StackActivations Carve(Carver& carver, int64_t rows, int begin, int end,
                          Recompute recompute = Recompute::kNone) const;
-  /// Lays out gradient temporaries; `part` kInput adds what the later kWeight pass needs.
-  LayerGradients CarveGradients(Carver& carver, int64_t rows, BackwardPart part) const;
+  /// Lays out gradient temporaries that serve layers [begin, end); `part` kInput adds what the
+  /// later kWeight pass needs.
+  LayerGradients CarveGradients(Carver& carver, int64_t rows, int begin, int end,
+                                BackwardPart part) const;
 
   /// Runs layers [begin, begin + acts.layers.size()) on acts.input(), into acts.out.
   void Forward(Context& ctx, const SequenceInputs& inputs, int begin, const StackActivations& acts,
-               const StackHooks& hooks) const;
+               const StackHooks& hooks, const MoeInputs& moe = {}) const;
 
   /// The rows of all tp ranks: x [Tl, D] into acts.wide [T, D]. x itself without tp.
   Tensor GatherOverTp(Context& ctx, const StackActivations& acts, const Tensor& x) const;
@@ -154,6 +185,8 @@ class TransformerStack {
   struct Layer {
     Norm norm1, q_norm, k_norm, norm2;
     Linear qkv, proj, up, down;
+    bool is_sparse = false;
+    MoeBlock moe;              // of a sparse layer, in place of up and down
     Linear kv;                 // absent unless ranks share kv heads: then qkv is q alone
     bool is_windowed = false;  // where the sequence has windows
   };
@@ -176,20 +209,36 @@ class TransformerStack {
                      const Tensor& in, const Tensor& x, const Tensor& out) const;
   AttentionParams AttentionOver(const SequenceInputs::Segments& segments) const;
   void LayerForward(Context& ctx, const SequenceInputs& inputs, const StackActivations& acts,
-                    const Layer& layer, const LayerActivations& a, const Tensor& out) const;
+                    const Layer& layer, const LayerActivations& a, const MoeInputs& moe,
+                    const Tensor& out) const;
   void LayerInputGrad(Context& ctx, const SequenceInputs& inputs, const StackActivations& acts,
                       const Layer& layer, const LayerActivations& a, const LayerGradients& g,
                       BackwardPart part, Tensor d) const;
   void MlpActivation(Context& ctx, const LayerActivations& a) const;
+  /// Makes g.d_norm, the gradient at norm2's output, of d at the layer's, and with kBoth the weight
+  /// gradients.
+  void MlpBackward(Context& ctx, const StackActivations& acts, const Layer& layer,
+                   const LayerActivations& a, const LayerGradients& g, BackwardPart part,
+                   const Tensor& d) const;
+  void MoeBackward(Context& ctx, const StackActivations& acts, const Layer& layer,
+                   const LayerActivations& a, const LayerGradients& g, BackwardPart part,
+                   const Tensor& d) const;
   void LayerWeightGrad(Context& ctx, const StackActivations& acts, const Layer& layer,
                        const LayerActivations& a, const LayerGradients& g) const;
 
   StackConfig config_;  // of the whole
   StackConfig local_;   // the same with this rank's H, G and F
+  bool HasDense(int begin, int end) const;
+  BlockPool& Pool(Context& ctx) const;
+
   AxisSeat tp_;
   DType dtype() const { return params_->dtype(); }
   ParamStore* params_;
   std::vector<Layer> layers_;  // all; those that are not held are empty
+  AxisSeat cp_;
+  // Made at first use, when device and dtype are known.
+  mutable std::unique_ptr<BlockPool> pool_;
+  mutable std::unique_ptr<ContextAttention> context_;
 };
 
 }  // namespace omnitrain

@@ -238,7 +238,7 @@ void VisionTower::Forward(Context& ctx, const VisionActivations& a,
 
 void VisionTower::CarveTemporaries(Carver& carver, int64_t num_patches) const {
   carver.Take(params_->dtype(), {num_patches, config_.width});
-  stack_.CarveGradients(carver, num_patches, BackwardPart::kBoth);
+  stack_.CarveGradients(carver, num_patches, 0, config_.depth, BackwardPart::kBoth);
   const int64_t N = num_patches / (config_.merge_size * config_.merge_size);
   carver.Take(params_->dtype(), {N, config_.merged_dim()});
   carver.Take(params_->dtype(), {N, config_.merged_dim()});
@@ -250,7 +250,8 @@ void VisionTower::Backward(Context& ctx, const VisionActivations& a,
   if (a.num_patches == 0) return;
   const bool trains_tower = !params_->is_group_frozen(ParamGroup::kVision);
   const Tensor d = temp.Take(params_->dtype(), {a.num_patches, config_.width});
-  const LayerGradients grads = stack_.CarveGradients(temp, a.num_patches, BackwardPart::kBoth);
+  const LayerGradients grads =
+      stack_.CarveGradients(temp, a.num_patches, 0, config_.depth, BackwardPart::kBoth);
   const auto output_of = [&](int layer) {
     return layer + 1 < config_.depth ? a.stack.layers[layer + 1].x : a.stack.out;
   };

@@ -18,7 +18,9 @@ struct Frozen {
 class WholeModel {
  public:
   WholeModel(bool is_tied, const Frozen& frozen, bool has_loss_weights)
-      : model_(TinyModel(is_tied)), executor_(cpu_.ctx, model_), self_(NewSelfCommunicator()) {
+      : WholeModel(TinyModel(is_tied), frozen, has_loss_weights) {}
+  WholeModel(const ModelConfig& config, const Frozen& frozen, bool has_loss_weights)
+      : model_(config), executor_(cpu_.ctx, model_), self_(NewSelfCommunicator()) {
     ParamStore::AllocateOptions options;
     options.dtype = DType::kF64;
     options.frozen[static_cast<int>(ParamGroup::kVision)] = frozen.vision;
@@ -38,11 +40,24 @@ class WholeModel {
       }
     }
     optimizer_ = std::make_unique<ShardedAdamW>(cpu_.ctx, params(), *self_, AdamWConfig());
-    loss_ = executor_.Gradients(batches_, *optimizer_);
+    loss_ = Train();
+    for (ParamId id = 0; id < params().num_params(); ++id) {
+      const Tensor& grad = params().grad(id);
+      grads_.emplace_back();
+      if (grad) grads_.back().assign(grad.ptr<double>(), grad.ptr<double>() + grad.num_elements());
+    }
   }
 
   ParamStore& params() { return model_.params(); }
+  const TextConfig& text() const { return model_.config().text; }
+  const std::vector<MicroBatch>& batches() const { return batches_; }
+  StepExecutor& executor() { return executor_; }
   double loss() const { return loss_; }
+  /// Of the values that the model was made with; empty for a frozen parameter.
+  const std::vector<double>& grad(ParamId id) const { return grads_[static_cast<size_t>(id)]; }
+  /// The loss that gradients are of.
+  double Train() { return executor_.Gradients(batches_, *optimizer_); }
+  /// The loss of the tokens alone.
   double Evaluate() {
     double sum = 0;
     for (double loss : executor_.Evaluate(batches_)) sum += loss;
@@ -56,7 +71,7 @@ class WholeModel {
     const std::vector<double> old(value, value + direction.size());
     const auto loss_at = [&](double t) {
       for (size_t i = 0; i < old.size(); ++i) value[i] = old[i] + t * direction[i];
-      return Evaluate();
+      return text().num_experts > 0 ? Train() : Evaluate();
     };
     constexpr double h = 5e-4;
     const double slope =
@@ -73,6 +88,7 @@ class WholeModel {
   std::unique_ptr<ShardedAdamW> optimizer_;
   std::vector<MicroBatch> batches_;
   double loss_ = 0;
+  std::vector<std::vector<double>> grads_;
 };
 
 /// Every trained parameter, along single elements and along one direction that all its elements
@@ -81,7 +97,6 @@ void CheckGradients(WholeModel& whole) {
   constexpr double kBound = 2e-9;  // of the norm of the gradient
   ParamStore& params = whole.params();
   CHECK(whole.loss() > 10);
-  CHECK(std::fabs(whole.Evaluate() - whole.loss()) <= 1e-12 * whole.loss());
   for (ParamId id = 0; id < params.num_params(); ++id) {
     INFO(params.spec(id).name);
     if (params.is_frozen(id)) {
@@ -89,7 +104,7 @@ void CheckGradients(WholeModel& whole) {
       continue;
     }
     const int64_t n = params.spec(id).shape.num_elements();
-    const double* grad = params.grad(id).ptr<double>();
+    const std::vector<double>& grad = whole.grad(id);
     double norm = 0;
     for (int64_t i = 0; i < n; ++i) norm += grad[i] * grad[i];
     norm = std::sqrt(norm);
@@ -129,6 +144,38 @@ TEST_CASE("the gradient of every parameter is the slope of the loss") {
   CAPTURE(is_tied);
   WholeModel whole(is_tied, {}, /*has_loss_weights=*/false);
   CHECK(whole.params().num_params() == (is_tied ? 57 : 58));
+  CHECK(std::fabs(whole.Evaluate() - whole.loss()) <= 1e-12 * whole.loss());
+  CheckGradients(whole);
+}
+
+TEST_CASE("gradients of a model with experts, of the loss that balances them too") {
+  ModelConfig config = TinyModel(/*is_tied=*/true);
+  MakeSparse(&config.text);
+  WholeModel whole(config, {}, /*has_loss_weights=*/true);
+  // The loss by its definition, from what the routers chose; the last rows are padding.
+  double balance = 0;
+  whole.executor().set_forward_observer([&](const StepExecutor::ForwardView& view) {
+    if (view.llm == nullptr) return;
+    const MicroBatch& batch = whole.batches()[static_cast<size_t>(view.micro_batch)];
+    const int64_t N = batch.cu_seqlens[batch.sample_ids.size()], E = config.text.num_experts;
+    for (const LayerActivations& layer : view.llm->stack.layers) {
+      if (layer.moe == nullptr) continue;
+      const Tensor &probs = layer.moe->probs, &chosen = layer.moe->expert_ids;
+      for (int64_t e = 0; e < E; ++e) {
+        double times = 0, sum = 0;
+        for (int64_t t = 0; t < N; ++t) {
+          sum += probs.row<double>(t)[e];
+          for (int64_t k = 0; k < 2; ++k) times += chosen.row<int32_t>(t)[k] == e ? 1 : 0;
+        }
+        balance += 0.3 * static_cast<double>(batch.num_loss_tokens()) / 2 * static_cast<double>(E) *
+                   times * sum / static_cast<double>(N * N);
+      }
+    }
+  });
+  const double token_loss = whole.Evaluate();
+  whole.executor().set_forward_observer(nullptr);
+  CHECK(balance > 1);
+  CHECK(std::fabs(token_loss + balance - whole.loss()) <= 1e-12 * whole.loss());
   CheckGradients(whole);
 }
 
@@ -152,10 +199,8 @@ TEST_CASE("gradients next to frozen parts") {
     INFO(params.spec(id).name);
     CHECK(static_cast<bool>(params.grad(id)) == !params.is_frozen(id));
     if (params.is_frozen(id)) continue;
-    const double *got = params.grad(id).ptr<double>(),
-                 *want = trained.params().grad(id).ptr<double>();
     // What is frozen changes what is computed, never its value.
-    CHECK(std::equal(got, got + params.grad(id).num_elements(), want));
+    CHECK(whole.grad(id) == trained.grad(id));
   }
 }
 

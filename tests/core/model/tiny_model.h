@@ -12,6 +12,17 @@ namespace omnitrain {
 
 constexpr int kTinyVocabulary = 37;
 
+/// Experts in two of three LLM layers, with a balance loss that shows.
+inline void MakeSparse(TextConfig* text) {
+  text->num_layers = 3;
+  text->dense_layers = {1};
+  text->num_experts = 4;
+  text->experts_per_token = 2;
+  text->expert_ffn_width = 6;
+  text->norm_topk_prob = true;
+  text->router_aux_loss_coef = 0.3;
+}
+
 /// The smallest Qwen3-VL with every part in it: two vision layers of which one feeds a deep-stack
 /// merger, two LLM layers, grouped queries.
 inline ModelConfig TinyModel(bool is_tied) {

@@ -1,0 +1,122 @@
+#include <algorithm>
+
+#include "core/model/check_place.h"
+#include "tests/core/model/llm_job.h"
+#include "tests/core/model/tiny_model.h"
+#include "tests/support/catch.h"
+
+namespace omnitrain {
+namespace {
+
+Job SparseJob() {
+  Job job;
+  job.text = TinyText(4, 2, /*is_tied=*/true);
+  MakeSparse(&job.text);
+  job.batches = AwkwardBatches(job.text);
+  return job;
+}
+
+TEST_CASE("a model with experts gives the same losses and gradients on every layout") {
+  const auto [tp, dp, ep] =
+      GENERATE(JobLayout{1, 1, 1}, JobLayout{1, 2, 2}, JobLayout{2, 1, 1}, JobLayout{2, 1, 2},
+               JobLayout{2, 2, 2}, JobLayout{2, 2, 4}, JobLayout{4, 1, 2}, JobLayout{1, 4, 4});
+  Job job = SparseJob();
+  const Outcome want = RunJob(job, {});
+  CHECK(want.loss > want.evaluated_loss + 1);
+  CAPTURE(tp, dp, ep);
+  SECTION("at once") {}
+  SECTION("split") { job.is_split = true; }
+  SECTION("recomputed") { job.recompute = Recompute::kNormsAndActivations; }
+  SECTION("stages") { job.num_stages = 3; }
+  SECTION("stages, split") {
+    job.num_stages = 2;
+    job.is_split = true;
+  }
+  CheckEqual(RunJob(job, {tp, dp, ep}), want);
+}
+
+TEST_CASE("experts in all layers, next to a frozen LLM, and without their balance loss") {
+  Job job = SparseJob();
+  SECTION("all layers") { job.text.dense_layers = {}; }
+  SECTION("all layers, recomputed") {
+    job.text.dense_layers = {};
+    job.recompute = Recompute::kNormsAndActivations;
+  }
+  SECTION("all layers, split") {
+    job.text.dense_layers = {};
+    job.is_split = true;
+  }
+  SECTION("frozen") { job.is_frozen = true; }
+  SECTION("frozen, split") { job.is_frozen = job.is_split = true; }
+  SECTION("frozen, recomputed") {
+    job.is_frozen = true;
+    job.recompute = Recompute::kNormsAndActivations;
+  }
+  SECTION("no balance loss") { job.text.router_aux_loss_coef = 0; }
+  const Outcome one = RunJob(job, {});
+  CHECK((one.loss > one.evaluated_loss + 1) == (job.text.router_aux_loss_coef > 0));
+  Job plain = job;
+  plain.is_split = false;
+  plain.recompute = Recompute::kNone;
+  CheckEqual(RunJob(job, {2, 2, 4}), RunJob(plain, {}));
+}
+
+TEST_CASE("operations of sparse layers are those of the experts that a row goes to") {
+  Job job = SparseJob();
+  const auto flops = [&](int top_k) {
+    ParamStore params;
+    job.text.experts_per_token = top_k;
+    return LanguageModel(&params, job.text).ForwardFlops({5, 2}, 0);
+  };
+  // Two layers, 7 rows, three matrices of 12 x 6.
+  CHECK(flops(3) - flops(2) == Approx(2.0 * 2 * 7 * 3 * 12 * 6));
+  const double sparse = flops(2);
+  job.text.num_experts = 0;
+  // In their place an mlp of width 24; a router has 4 rows.
+  CHECK(flops(2) - sparse == Approx(2.0 * 2 * 7 * 12 * (3 * 24 - 3 * 2 * 6 - 4)));
+}
+
+TEST_CASE("padding comes last among the rows of a rank, however a sequence is cut") {
+  const int cp = 3, tp = 2;
+  const int64_t num_rows = 48;
+  for (int c = 0; c < cp; ++c) {
+    for (const RowRuns& runs : {ContiguousRows(num_rows, cp, c), ZigzagRows(num_rows, cp, c)}) {
+      for (int t = 0; t < tp; ++t) {
+        int64_t end = 0;
+        for (const RowRun& run : SliceRows(runs, t * num_rows / cp / tp, num_rows / cp / tp)) {
+          CHECK(run.begin >= end);
+          end = run.end();
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("CheckPlace refuses experts that do not split, with both numbers") {
+  const auto message = [](const TextConfig& text, int ep, int tp = 1) {
+    ParallelDegrees degrees;
+    degrees.ep = ep;
+    degrees.tp = tp;
+    try {
+      CheckPlace(text, degrees);
+    } catch (const Error& e) {
+      CHECK(e.code() == ErrorCode::kSpec);
+      return std::string(e.what());
+    }
+    return std::string("fine");
+  };
+  TextConfig text = SparseJob().text;
+  CHECK(message(text, 4) == "fine");
+  CHECK(message(text, 3) == "parallel.llm.ep: 4 experts do not split over ep=3");
+  text.ffn_width = 9;
+  CHECK(message(text, 2, 2) == "parallel.llm.tp: 9 columns of the mlp do not split over tp=2");
+  text.dense_layers = {};
+  CHECK(message(text, 2, 2) == "fine");
+  text.dense_layers = {0, 1, 2};
+  CHECK(message(text, 2) == "parallel.llm.ep: ep=2, but no layer of the model has experts");
+  CHECK(message(TinyText(4, 2, true), 2) ==
+        "parallel.llm.ep: ep=2, but no layer of the model has experts");
+}
+
+}  // namespace
+}  // namespace omnitrain
