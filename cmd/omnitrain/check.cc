@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "cmd/omnitrain/command.h"
+#include "core/runtime/device.h"
 #include "core/train/layout_groups.h"
 
 namespace omnitrain {
@@ -11,6 +12,8 @@ namespace {
 struct CheckArguments {
   std::vector<std::string> files, sets;
   int world = 1;
+  int ranks_per_node = 8;
+  double device_gib = 0;
   bool keys = false;
 };
 
@@ -24,7 +27,12 @@ int Run(const CheckArguments& arguments) {
   RefuseUnsupported(spec);
   CheckPaths(spec);
   const ParallelLayout layout = ParallelLayout::Build(DegreesOf(spec), arguments.world);
-  CheckJob(spec, layout, [](const std::string& line) { std::printf("%s\n", line.c_str()); });
+  CheckMachine machine;
+  machine.ranks_per_node = arguments.ranks_per_node;
+  machine.has_gpu = NumCudaDevices() > 0;
+  machine.device_bytes = static_cast<int64_t>(arguments.device_gib * (int64_t{1} << 30));
+  CheckJob(spec, layout, machine,
+           [](const std::string& line) { std::printf("%s\n", line.c_str()); });
   return 0;
 }
 
@@ -38,6 +46,10 @@ void AddCheck(CLI::App& app, Runner* run) {
   check->add_option("--set", arguments->sets, "key=value, over what the files say")
       ->allow_extra_args(false);
   check->add_option("--world", arguments->world, "number of ranks")->check(CLI::PositiveNumber);
+  check->add_option("--ranks-per-node", arguments->ranks_per_node, "GPUs of a node (8)")
+      ->check(CLI::PositiveNumber);
+  check->add_option("--device-gib", arguments->device_gib, "memory of a GPU, in GiB")
+      ->check(CLI::PositiveNumber);
   check->add_flag("--keys", arguments->keys, "list every key of a job spec");
   check->callback([arguments, run] { *run = [arguments] { return Run(*arguments); }; });
 }

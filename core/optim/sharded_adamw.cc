@@ -173,6 +173,17 @@ int64_t ShardedAdamW::state_bytes() const {
   return m_->num_bytes() + v_->num_bytes() + masters_->num_bytes() + shard_grads_->num_bytes();
 }
 
+int64_t ShardedAdamW::StateBytes(const ParamStore& params,
+                                 const std::array<int, kNumParamSharings>& num_shards) {
+  const int64_t num_kept = params.dtype() != params.grad_dtype() ? 3 : 2;  // m, v and masters
+  int64_t elements = 0;
+  for (const ParamBucket& bucket : params.buckets()) {
+    const int n = num_shards[static_cast<size_t>(bucket.sharing)];
+    elements += bucket.size / n * (num_kept + (n > 1 ? 1 : 0));
+  }
+  return elements * static_cast<int64_t>(DTypeBytes(params.grad_dtype()));
+}
+
 std::string ShardedAdamW::FindNonFiniteGrad(Context& ctx) const {
   for (size_t i = 0; i < owned_.size(); ++i) {
     const Tensor& g = owned_[i].grads;

@@ -88,6 +88,9 @@ class ShardedAdamW {
   /// date.
   void PublishMasters(Context& ctx);
   int64_t state_bytes() const;
+  /// The same before there is an optimizer: of a rank whose classes have as many holders each.
+  static int64_t StateBytes(const ParamStore& params,
+                            const std::array<int, kNumParamSharings>& num_shards);
 
   /// The first parameter of this rank's shards with a gradient that is not finite, or "" (host
   /// side, slow).

@@ -60,6 +60,7 @@ BlockPool::Block BlockPool::Take(size_t bytes) {
   });
 }
 
+size_t BlockPool::BlockBytes(size_t bytes) { return SizeClass(bytes); }
 Device& BlockPool::device() const { return *state_->device; }
 void BlockPool::ReleaseIdle() { state_->ReleaseIdle(); }
 size_t BlockPool::bytes() const { return state_->bytes; }

@@ -21,6 +21,8 @@ class BlockPool {
   /// Cost: none once the pool has seen such sizes; before, an allocation of at most 1/8 more than
   /// asked for. Idle blocks are given up first where the device has too little left.
   Block Take(size_t bytes);
+  /// The size of a new block for `bytes`.
+  static size_t BlockBytes(size_t bytes);
 
   Device& device() const;
 

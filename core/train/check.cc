@@ -4,11 +4,13 @@
 #include <map>
 
 #include "core/base/error.h"
+#include "core/model/check_place.h"
 #include "core/model/multimodal_model.h"
-#include "core/runtime/context.h"
+#include "core/train/draw_layout.h"
 #include "core/train/job_inputs.h"
 #include "core/train/layout_groups.h"
-#include "core/train/step_executor.h"
+#include "core/train/memory_estimate.h"
+#include "core/train/traffic.h"
 #include "core/train/work.h"
 #include "data/image/decode.h"
 
@@ -17,6 +19,7 @@ namespace {
 
 constexpr int kPlannedSteps = 2;    // steps whose real sizes the estimates come from
 constexpr int64_t kLookedAt = 200;  // samples that are encoded in search of trouble
+constexpr size_t kMostColumns = 6;  // of the table of memory
 
 std::string MiB(double bytes) { return fmt::format("{:.1f} MiB", bytes / (1 << 20)); }
 
@@ -48,36 +51,40 @@ std::string Preview(const EncodedSample& sample, const Tokenizer& tokenizer) {
   return text;
 }
 
+bool RunsOnGpu(const JobSpec& spec, const CheckMachine& machine) {
+  if (spec.runtime.device != DeviceChoice::kAuto) return spec.runtime.device == DeviceChoice::kCuda;
+  return spec.precision == Precision::kBf16 ||
+         (machine.has_gpu && spec.precision != Precision::kFp64);
+}
+
 class Check {
  public:
-  Check(const JobSpec& spec, const ParallelLayout& layout,
+  Check(const JobSpec& spec, const ParallelLayout& layout, const CheckMachine& machine,
         const std::function<void(const std::string&)>& print)
       : spec_(spec),
         layout_(layout),
+        machine_(machine),
         print_(print),
         inputs_(OpenInputs(spec)),
-        model_(inputs_.model, PlaceOf(layout, 0, spec)),
-        work_(inputs_.model),
-        device_(NewCpuDevice()),
-        stream_(device_->NewStream()),
-        ctx_(*device_, *stream_) {
-    model_.params().Plan(
-        ParamLayoutOf(spec, SharingSizes(layout, 0, inputs_.model.text.num_kv_heads)));
-  }
+        work_(inputs_.model) {}
 
   void Run() {
     print_("# resolved spec");
     print_(ToYaml(spec_));
     Model();
-    print_("# layout\n" + layout_.ToString() + "\n");
+    Layout();
+    LoadSteps();
     Work();
+    MemoryAndTraffic();
     Data();
     for (const std::string& warning : warnings_) print_("warning: " + warning);
   }
 
  private:
   void Model() {
-    const ParamStore& params = model_.params();
+    MultimodalModel model(inputs_.model);
+    model.params().Plan(ParamLayoutOf(spec_, {1, 1, 1, 1, 1}));
+    const ParamStore& params = model.params();
     std::map<ParamGroup, int64_t> elements;
     for (ParamId id = 0; id < params.num_params(); ++id) {
       elements[params.spec(id).group] += params.spec(id).shape.num_elements();
@@ -92,17 +99,27 @@ class Check {
     print_("");
   }
 
-  void Work() {
-    const int dp = layout_.num_replicas();
-    Loader loader(inputs_.LoaderFor(spec_, 0, 0, dp), inputs_.sources, inputs_.encoder);
-    ReplicaGroups groups;
-    groups.shape = ShapeOf(layout_, 0, spec_);
-    StepExecutor executor(ctx_, model_, groups);
-    size_t arena = 0;
-    double encoder = 0, llm = 0, rows = 0, text = 0, vision = 0, samples = 0, micro_batches = 0;
+  int ranks_per_node() const { return std::min(machine_.ranks_per_node, layout_.world_size()); }
+
+  void Layout() {
+    print_("# layout\n" + layout_.ToString());
+    print_(DrawNodes(layout_, ranks_per_node()) + DrawStages(layout_, inputs_.model));
+  }
+
+  // The first replica's: the others' are like them.
+  void LoadSteps() {
+    Loader loader(inputs_.LoaderFor(spec_, 0, 0, layout_.num_replicas()), inputs_.sources,
+                  inputs_.encoder);
     for (int i = 0; i < kPlannedSteps; ++i) {
-      const StepBatch batch = loader.Next();
-      arena = std::max(arena, executor.PlanBytes(batch.micro_batches, SchedulePurpose::kTrain));
+      steps_.push_back(loader.Next());
+      for (MicroBatch& mb : steps_.back().micro_batches)
+        std::vector<float>().swap(mb.items.patches);
+    }
+  }
+
+  void Work() {
+    double encoder = 0, llm = 0, rows = 0, text = 0, vision = 0, samples = 0, micro_batches = 0;
+    for (const StepBatch& batch : steps_) {
       for (const MicroBatch& mb : batch.micro_batches) {
         const MicroBatchWork work = work_.Of(mb);
         encoder += work.encoder_flops / kPlannedSteps;
@@ -114,38 +131,124 @@ class Check {
       vision += static_cast<double>(batch.vision_tokens) / kPlannedSteps;
       samples += static_cast<double>(batch.samples) / kPlannedSteps;
     }
-    const ParamStore& params = model_.params();
-    const double values = static_cast<double>(params.value_bytes());
-    const double grads = static_cast<double>(params.grad_bytes());
-    const bool has_masters = params.dtype() != params.grad_dtype();
-    // Both moments, the master weights where they are apart, and the reduced gradients of the
-    // shard.
-    const double state = grads / dp * (2 + (has_masters ? 1 : 0) + (dp > 1 ? 1 : 0));
-    print_(fmt::format("# memory per rank (rank 0, sizes of the first {} steps)", kPlannedSteps));
-    for (const auto& [what, bytes] :
-         std::vector<std::pair<const char*, double>>{{"parameters", values},
-                                                     {"main gradients", grads},
-                                                     {"optimizer state", state},
-                                                     {"activations", static_cast<double>(arena)},
-                                                     {"total", values + grads + state + arena}}) {
-      print_(fmt::format("  {:<16} {:>14}", what, MiB(bytes)));
-    }
-    print_("  scratch of ops comes on top: mostly logits, at most some tens of MiB\n");
-
     const double train = TrainFlops(spec_, encoder, llm);
+    const auto num_ranks = static_cast<double>(layout_.ReplicaRanks(0).size());
     print_(fmt::format(
-        "# work of a step\n  {:.0f} samples, {:.0f} text and {:.0f} vision rows over all ranks\n"
-        "  per rank: {:.1f} micro-batches, {:.0f} rows, filled {:.0f} %\n"
-        "  per rank: {:.2f} GFLOP (encoder {:.0f} %, llm {:.0f} %)",
-        samples, text, vision, micro_batches, rows,
+        "# work of a step (mean of the first {} steps)\n"
+        "  {:.0f} samples, {:.0f} text and {:.0f} vision rows over all ranks\n"
+        "  a replica: {:.1f} micro-batches, {:.0f} rows, filled {:.0f} %\n"
+        "  a rank, in the mean: {:.2f} GFLOP (encoder {:.0f} %, llm {:.0f} %)\n",
+        kPlannedSteps, samples, text, vision, micro_batches, rows,
         100 * rows /
             std::max(1.0, micro_batches * static_cast<double>(spec_.batch.micro_batch_tokens)),
-        train / 1e9, 100 * TrainFlops(spec_, encoder, 0) / train,
+        train / 1e9 / num_ranks, 100 * TrainFlops(spec_, encoder, 0) / train,
         100 * TrainFlops(spec_, 0, llm) / train));
-    const double share = dp > 1 ? static_cast<double>(dp - 1) / dp : 0;
-    print_(
-        fmt::format("  per rank over dp={}: {} of gradients reduced, {} of parameters gathered\n",
-                    dp, MiB(grads * share), MiB(values * share)));
+  }
+
+  // Of one pipeline rank, on its first seat.
+  struct StageEstimate {
+    MemoryEstimate kept, again;  // without and with recomputation
+    bool recomputes = false;
+    const MemoryEstimate& chosen() const { return recomputes ? again : kept; }
+  };
+
+  void MemoryAndTraffic() {
+    const Mesh& mesh = layout_.llm();
+    const int pp = mesh.size(Axis::kPp);
+    std::vector<StageEstimate> stages;
+    std::vector<RankTraffic> replica;
+    for (int rank = 0; rank < pp; ++rank) {
+      Mesh::Coordinates at = mesh.CoordinatesOf(mesh.first_rank());
+      at[static_cast<size_t>(Axis::kPp)] = rank;
+      stages.push_back(Stage(mesh.RankAt(at), &replica));
+    }
+    Memory(stages);
+    const std::string table = TrafficTable(
+        SumTraffic(layout_, replica, inputs_.model.text.num_kv_heads, ranks_per_node()));
+    if (table.empty()) return;
+    print_(fmt::format("# traffic of a step (mean of the first {} steps)", kPlannedSteps));
+    print_(table + "\n");
+  }
+
+  StageEstimate Stage(int rank, std::vector<RankTraffic>* replica) const {
+    MultimodalModel model(inputs_.model, PlaceOf(layout_, rank, spec_));
+    const auto num_shards = SharingSizes(layout_, rank, inputs_.model.text.num_kv_heads);
+    model.params().Plan(ParamLayoutOf(spec_, num_shards));
+    const DeviceKind device = RunsOnGpu(spec_, machine_) ? DeviceKind::kCuda : DeviceKind::kCpu;
+    ReplicaShape shape = ShapeOf(layout_, rank, spec_);
+    const auto plans_with = [&](Recompute recompute) {
+      std::vector<StepPlan> plans;
+      for (const StepBatch& step : steps_) {
+        plans.push_back(
+            PlanStep(model, shape, step.micro_batches, SchedulePurpose::kTrain, recompute, device));
+      }
+      return plans;
+    };
+    const auto estimate = [&](const std::vector<StepPlan>& plans) {
+      std::vector<PlannedStep> planned;
+      for (size_t i = 0; i < plans.size(); ++i) {
+        planned.push_back({&plans[i], &steps_[i].micro_batches});
+      }
+      return EstimateMemory(model, shape, planned, num_shards, device, spec_.runtime.threads);
+    };
+    const std::vector<StepPlan> plans = plans_with(Recompute::kNone);
+    StageEstimate stage;
+    stage.kept = stage.again = estimate(plans);
+    if (CanRecompute(shape)) {
+      stage.again = estimate(plans_with(Recompute::kNormsAndActivations));
+      const int64_t beside = stage.kept.total() - stage.kept.activations - stage.kept.scratch;
+      stage.recomputes = machine_.device_bytes > 0 &&
+                         !FitsActivations(stage.kept.activations, machine_.device_bytes - beside);
+    }
+
+    for (size_t seat = 0; seat < shape.seats.size(); ++seat) {
+      shape.seat = static_cast<int>(seat);
+      replica->emplace_back();
+      for (size_t i = 0; i < plans.size(); ++i) {
+        AddStepTraffic(model, shape, plans[i], steps_[i].micro_batches, &replica->back());
+      }
+      for (SentBytes& sent : replica->back()) sent.Scale(1.0 / kPlannedSteps);
+      AddParamTraffic(model.params(), num_shards, &replica->back());
+    }
+    return stage;
+  }
+
+  void Memory(const std::vector<StageEstimate>& stages) {
+    size_t most = 0;
+    for (size_t i = 0; i < stages.size(); ++i) {
+      if (stages[i].chosen().total() > stages[most].chosen().total()) most = i;
+    }
+    std::vector<std::string> columns;
+    std::vector<MemoryEstimate> estimates;
+    for (size_t i = 0; i < stages.size(); ++i) {
+      const bool is_shown =
+          stages.size() <= kMostColumns || i < 2 || i == most || i + 1 == stages.size();
+      if (!is_shown) continue;
+      columns.push_back(stages.size() == 1 ? "a rank" : fmt::format("pp {}", i));
+      estimates.push_back(stages[i].chosen());
+    }
+    print_(fmt::format("# memory of a rank (sizes of the first {} steps)\n{}", kPlannedSteps,
+                       MemoryTable(columns, estimates)));
+    Recomputation(stages[most], stages.size() == 1 ? "" : fmt::format("pp {}: ", most));
+  }
+
+  void Recomputation(const StageEstimate& most, const std::string& where) {
+    const auto total = [](const MemoryEstimate& m) { return MiB(static_cast<double>(m.total())); };
+    std::string text = fmt::format("  at most {}{}", where, total(most.chosen()));
+    if (machine_.device_bytes > 0) {
+      text +=
+          fmt::format(" of {}; recomputation: {}", MiB(static_cast<double>(machine_.device_bytes)),
+                      most.recomputes ? "norms and activations" : "none");
+      if (most.chosen().total() > machine_.device_bytes) {
+        warnings_.push_back(fmt::format("{}{} do not fit a device of {}", where,
+                                        total(most.chosen()),
+                                        MiB(static_cast<double>(machine_.device_bytes))));
+      }
+    } else if (most.again.activations < most.kept.activations) {
+      text += fmt::format("; {} where that does not fit, norms and activations made again",
+                          total(most.again));
+    }
+    print_(text + "\n");
   }
 
   void Data() {
@@ -230,21 +333,29 @@ class Check {
 
   const JobSpec& spec_;
   const ParallelLayout& layout_;
+  const CheckMachine& machine_;
   const std::function<void(const std::string&)>& print_;
   JobInputs inputs_;
-  MultimodalModel model_;
   WorkCounter work_;
-  std::unique_ptr<Device> device_;
-  std::unique_ptr<Stream> stream_;
-  Context ctx_;
+  std::vector<StepBatch> steps_;
   std::vector<std::string> warnings_;
 };
 
+// What a run would refuse once it had opened its data, before any of that.
+void CheckSplits(const JobSpec& spec, const ParallelLayout& layout) {
+  const ModelConfig model = OpenModelConfig(spec);
+  CheckPlace(model.text, DegreesOf(spec));
+  const LlmPlace place = PlaceOf(layout, layout.llm().first_rank(), spec);
+  const int64_t num_kv = std::max(1, model.text.num_kv_heads / place.tp.size);
+  MakeRowLayout(0, {}, place, {model.text.num_heads / place.tp.size, num_kv, model.text.head_dim});
+}
+
 }  // namespace
 
-void CheckJob(const JobSpec& spec, const ParallelLayout& layout,
+void CheckJob(const JobSpec& spec, const ParallelLayout& layout, const CheckMachine& machine,
               const std::function<void(const std::string&)>& print) {
-  Check(spec, layout, print).Run();
+  CheckSplits(spec, layout);
+  Check(spec, layout, machine, print).Run();
 }
 
 }  // namespace omnitrain

@@ -85,12 +85,17 @@ SourceKind KindOf(SourceFormat format) {
 
 }  // namespace
 
+ModelConfig OpenModelConfig(const JobSpec& spec) {
+  const bool is_new = spec.model.hf.empty();
+  ModelConfig model =
+      is_new ? ModelConfigFromArch(spec.model.arch) : LoadModelConfig(spec.model.hf);
+  RefuseUnsupportedModel(model, is_new ? "model.arch" : spec.model.hf + "/config.json");
+  return model;
+}
+
 JobInputs OpenInputs(const JobSpec& spec) {
   JobInputs inputs;
-  inputs.model =
-      spec.model.hf.empty() ? ModelConfigFromArch(spec.model.arch) : LoadModelConfig(spec.model.hf);
-  RefuseUnsupportedModel(inputs.model,
-                         spec.model.hf.empty() ? "model.arch" : spec.model.hf + "/config.json");
+  inputs.model = OpenModelConfig(spec);
   inputs.tokenizer_path = TokenizerPath(spec);
   const Tokenizer tokenizer = Tokenizer::Load(inputs.tokenizer_path);
   TakeTokenIds(tokenizer, inputs.tokenizer_path, &inputs.model);

@@ -26,6 +26,10 @@ struct JobInputs {
   LoaderOptions LoaderFor(const JobSpec& spec, int64_t first_index, int dp_rank, int dp_size) const;
 };
 
+/// The model that a spec names, its vocabulary and token ids as far as its configuration has them.
+/// Errors: kSpec or kCheckpoint, naming the key or file.
+ModelConfig OpenModelConfig(const JobSpec& spec);
+
 /// Errors: kSpec, kData or kCheckpoint, naming the key or file.
 JobInputs OpenInputs(const JobSpec& spec);
 

@@ -12,13 +12,6 @@ std::vector<int> StageRanks(const ParallelLayout& layout, int rank) {
   return layout.llm().Group(rank, {Axis::kTp, Axis::kCp, Axis::kDp});
 }
 
-std::vector<int> ExpertGroup(const ParallelLayout& layout, int rank) {
-  const std::vector<int> stage = StageRanks(layout, rank);
-  const auto place = std::find(stage.begin(), stage.end(), rank) - stage.begin();
-  const auto first = stage.begin() + place / layout.ep() * layout.ep();
-  return {first, first + layout.ep()};
-}
-
 AxisSeat SeatIn(const std::vector<int>& ranks, int rank) {
   AxisSeat seat;
   seat.size = static_cast<int>(ranks.size());
@@ -46,12 +39,19 @@ ParallelDegrees DegreesOf(const JobSpec& spec) {
   return degrees;
 }
 
+std::vector<int> ExpertRanks(const ParallelLayout& layout, int rank) {
+  const std::vector<int> stage = StageRanks(layout, rank);
+  const auto place = std::find(stage.begin(), stage.end(), rank) - stage.begin();
+  const auto first = stage.begin() + place / layout.ep() * layout.ep();
+  return {first, first + layout.ep()};
+}
+
 LlmPlace PlaceOf(const ParallelLayout& layout, int rank, const JobSpec& spec) {
   const Mesh& mesh = layout.llm();
   LlmPlace place;
   place.tp = SeatIn(mesh.Group(rank, Axis::kTp), rank);
   place.cp = SeatIn(mesh.Group(rank, Axis::kCp), rank);
-  place.ep = SeatIn(ExpertGroup(layout, rank), rank);
+  place.ep = SeatIn(ExpertRanks(layout, rank), rank);
   place.context_method = spec.parallel.llm.cp_method == CpMethod::kRing ? ContextMethod::kRing
                          : spec.parallel.llm.cp_method == CpMethod::kUlysses
                              ? ContextMethod::kUlysses
@@ -111,7 +111,7 @@ std::vector<int> SharingRanks(const ParallelLayout& layout, int rank, ParamShari
       return ranks;
     }
     case ParamSharing::kExperts: {
-      const int mine = SeatIn(ExpertGroup(layout, rank), rank).rank;
+      const int mine = SeatIn(ExpertRanks(layout, rank), rank).rank;
       for (size_t i = 0; i < stage.size(); ++i) {
         if (static_cast<int>(i) % layout.ep() == mine) ranks.push_back(stage[i]);
       }
@@ -149,7 +149,7 @@ LayoutGroups::LayoutGroups(const JobRuntime& runtime, const JobSpec& spec, const
   replica_.shape = ShapeOf(layout, rank, spec);
   place_.tp.comm = Make(new_group, "llm.tp", mesh.Group(rank, Axis::kTp));
   place_.cp.comm = Make(new_group, "llm.cp", mesh.Group(rank, Axis::kCp), true);
-  place_.ep.comm = Make(new_group, "llm.ep", ExpertGroup(layout, rank));
+  place_.ep.comm = Make(new_group, "llm.ep", ExpertRanks(layout, rank));
   replica_.stage = Make(new_group, "llm.tp_cp", mesh.Group(rank, {Axis::kTp, Axis::kCp}));
   place_.rows = replica_.stage;
   replica_.pipeline = Make(new_group, "llm.pp", mesh.Group(rank, Axis::kPp), true);

@@ -34,6 +34,9 @@ struct JobRuntime {
 LlmPlace PlaceOf(const ParallelLayout& layout, int rank, const JobSpec& spec);
 ReplicaShape ShapeOf(const ParallelLayout& layout, int rank, const JobSpec& spec);
 
+/// The ranks that share the experts of a layer with `rank`, in the order of what they hold. Pure.
+std::vector<int> ExpertRanks(const ParallelLayout& layout, int rank);
+
 /// The ranks that hold the same elements as `rank`, per class of parameters, in the order of ranks.
 /// Pure. `num_kv_heads`: of the whole model.
 std::vector<int> SharingRanks(const ParallelLayout& layout, int rank, ParamSharing sharing,

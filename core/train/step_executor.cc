@@ -69,14 +69,12 @@ StepPlan StepExecutor::ChoosePlan(const std::vector<MicroBatch>& batches,
   };
   if (fixed_recompute_) return plan_with(*fixed_recompute_);
   StepPlan plan = plan_with(Recompute::kNone);
-  // A split backward keeps all that it needs.
-  const bool can_recompute = groups_.shape.pipeline != PipelineKind::kZeroBubbleH1;
-  if (plan.arena_bytes <= arena_.bytes() || !can_recompute) return plan;
-  // Scratch of ops, and what the libraries take for themselves.
-  constexpr size_t kReserve = size_t{3} << 30;
-  const size_t available = ctx_.device().available_bytes();
-  const size_t usable = available > kReserve ? available - kReserve : 0;
-  if (plan.arena_bytes - arena_.bytes() <= usable) return plan;
+  if (plan.arena_bytes <= arena_.bytes() || !CanRecompute(groups_.shape)) return plan;
+  const auto available = static_cast<int64_t>(
+      std::min<size_t>(ctx_.device().available_bytes(), std::numeric_limits<int64_t>::max()));
+  if (FitsActivations(static_cast<int64_t>(plan.arena_bytes - arena_.bytes()), available)) {
+    return plan;
+  }
   return plan_with(Recompute::kNormsAndActivations);
 }
 
@@ -269,21 +267,9 @@ void StepExecutor::ToSeats(Slot& slot, int micro_batch) {
     return;
   }
   const MicroBatch& batch = (*batches_)[static_cast<size_t>(micro_batch)];
-  const std::vector<int64_t> begins = batch.items.PatchBegins();
-  const int64_t per_row = int64_t{batch.items.merge_size} * batch.items.merge_size;
-  std::vector<std::vector<int32_t>> held, wanted;
-  for (size_t s = 0; s < groups_.shape.seats.size(); ++s) {
-    held.emplace_back();
-    for (int item : plan_->items[static_cast<size_t>(micro_batch)][s]) {
-      const auto i = static_cast<size_t>(item);
-      for (int64_t row = begins[i] / per_row; row < begins[i + 1] / per_row; ++row) {
-        held.back().push_back(static_cast<int32_t>(row));
-      }
-    }
-    const ReplicaShape::Seat& seat = groups_.shape.seats[s];
-    wanted.push_back(model_.llm().ItemsAt(batch, seat.cp, seat.tp).encoder_rows);
-  }
-  slot.exchange = PlanRowExchange(held, wanted, groups_.shape.seat);
+  const FeatureRows rows =
+      FeatureRowsOf(model_, groups_.shape, batch, plan_->items[static_cast<size_t>(micro_batch)]);
+  slot.exchange = PlanRowExchange(rows.held, rows.wanted, groups_.shape.seat);
   Upload(ctx_, slot.exchange.send_rows, to.send_rows);
   Upload(ctx_, slot.exchange.recv_rows, to.recv_rows);
   const auto [sent, received] = ExchangeBytes(slot.exchange, to.packed);

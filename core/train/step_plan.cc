@@ -66,10 +66,38 @@ Schedule BuildSchedule(const MultimodalModel& model, const ReplicaShape& shape,
 
 }  // namespace
 
+bool CanRecompute(const ReplicaShape& shape) {
+  return shape.pipeline != PipelineKind::kZeroBubbleH1;
+}
+
+bool FitsActivations(int64_t bytes, int64_t available) {
+  constexpr int64_t kReserve = int64_t{3} << 30;
+  return bytes <= std::max<int64_t>(0, available - kReserve);
+}
+
 int64_t NumMergedRows(const ItemBatch& batch, const std::vector<int>& items) {
   int64_t patches = 0;
   for (int i : items) patches += batch.grids[static_cast<size_t>(i)].num_patches();
   return patches / (int64_t{batch.merge_size} * batch.merge_size);
+}
+
+FeatureRows FeatureRowsOf(const MultimodalModel& model, const ReplicaShape& shape,
+                          const MicroBatch& batch, const std::vector<std::vector<int>>& items) {
+  const std::vector<int64_t> begins = batch.items.PatchBegins();
+  const int64_t per_row = int64_t{batch.items.merge_size} * batch.items.merge_size;
+  FeatureRows rows;
+  for (size_t s = 0; s < shape.seats.size(); ++s) {
+    rows.held.emplace_back();
+    for (int item : items[s]) {
+      const auto i = static_cast<size_t>(item);
+      for (int64_t row = begins[i] / per_row; row < begins[i + 1] / per_row; ++row) {
+        rows.held.back().push_back(static_cast<int32_t>(row));
+      }
+    }
+    rows.wanted.push_back(
+        model.llm().ItemsAt(batch, shape.seats[s].cp, shape.seats[s].tp).encoder_rows);
+  }
+  return rows;
 }
 
 std::vector<Tensor> CarveEncoded(Carver& carver, const MultimodalModel& model, int64_t num_rows) {

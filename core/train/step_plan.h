@@ -58,6 +58,13 @@ StepPlan PlanStep(const MultimodalModel& model, const ReplicaShape& shape,
                   const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose,
                   Recompute recompute, DeviceKind device);
 
+/// Whether a run may recompute at all: a split backward keeps all that it needs.
+bool CanRecompute(const ReplicaShape& shape);
+/// Whether activations fit a device with `available` bytes beside what it holds already, and leave
+/// it enough for the scratch of ops and what libraries take for themselves: else they are
+/// recomputed.
+bool FitsActivations(int64_t bytes, int64_t available);
+
 /// Rows of encoder features as seats want them, [num_features] of [rows, D] each, and what their
 /// exchange needs beside: the same carving for the plan and for the run.
 struct FeatureBlock {
@@ -71,6 +78,14 @@ FeatureBlock CarveFeatureBlock(Carver& carver, const MultimodalModel& model,
 
 /// The encoder's own rows: [num_features] of [rows of these items, D].
 std::vector<Tensor> CarveEncoded(Carver& carver, const MultimodalModel& model, int64_t num_rows);
+
+/// Rows of a micro-batch's features (as in MicroBatch::item_rows), by seat: those that it encodes
+/// and those that its part of the sequence takes.
+struct FeatureRows {
+  std::vector<std::vector<int32_t>> held, wanted;
+};
+FeatureRows FeatureRowsOf(const MultimodalModel& model, const ReplicaShape& shape,
+                          const MicroBatch& batch, const std::vector<std::vector<int>>& items);
 
 /// Merged rows of some items.
 int64_t NumMergedRows(const ItemBatch& batch, const std::vector<int>& items);

@@ -144,4 +144,17 @@ void AttentionMerge(Context& ctx, const Tensor& o_part, const Tensor& lse_part, 
                [&](auto real) { cpu::AttentionMerge<decltype(real)>(o_part, lse_part, o, lse); });
 }
 
+size_t AttentionScratch(DeviceKind device, DType dtype, const AttentionSizes& sizes,
+                        int num_threads) {
+  if (sizes.num_rows == 0 || sizes.longest == 0) return 0;
+  if (device == DeviceKind::kCuda) {
+    return static_cast<size_t>(sizes.num_rows * sizes.num_heads) * sizeof(float);
+  }
+  size_t bytes = 0;
+  DispatchReal(dtype, [&](auto real) {
+    bytes = cpu::AttentionBackwardScratch<decltype(real)>(sizes, num_threads);
+  });
+  return bytes;
+}
+
 }  // namespace omnitrain

@@ -57,6 +57,18 @@ void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const T
                        const AttentionSegments& segments, const AttentionParams& params,
                        const AttentionGradients& gradients);
 
+/// Sizes of an attention over packed sequences.
+struct AttentionSizes {
+  int64_t num_rows = 0, longest = 0, num_sequences = 0;
+  int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
+};
+
+/// Bytes of Context::Scratch that the backward takes, for plans; the forward takes less.
+/// `num_threads`: of the CPU, 0 for as many as OpenMP has. On a GPU those of the statistics alone:
+/// sums over split keys, of short sequences, come on top.
+size_t AttentionScratch(DeviceKind device, DType dtype, const AttentionSizes& sizes,
+                        int num_threads);
+
 /// Attention of the same queries over two disjoint sets of keys: (o, lse) becomes what one call
 /// over both sets gives.
 /// Shapes: o_part, o [T, H, K]; lse_part, lse [H, T]; all may be strided.  Dtype: o_part compute

@@ -307,4 +307,18 @@ template void AttentionBackward<double>(Context&, const Tensor&, const Tensor&, 
                                         const AttentionSegments&, const AttentionParams&,
                                         const AttentionGradients&);
 
+template <typename T>
+size_t AttentionBackwardScratch(const AttentionSizes& sizes, int num_threads) {
+  Carver count;
+  const int64_t group = sizes.num_heads / sizes.num_kv_heads;
+  Workspace<T>(count, RoundUp(sizes.longest * group, kTileRows), sizes.head_dim,
+               RoundUp(sizes.head_dim, kTileCols<T>));
+  const int64_t num_tasks = sizes.num_sequences * sizes.num_kv_heads;
+  const int64_t threads = num_threads > 0 ? num_threads : omp_get_max_threads();
+  return count.used() * static_cast<size_t>(std::min(threads, num_tasks));
+}
+
+template size_t AttentionBackwardScratch<float>(const AttentionSizes&, int);
+template size_t AttentionBackwardScratch<double>(const AttentionSizes&, int);
+
 }  // namespace omnitrain::cpu

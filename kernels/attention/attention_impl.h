@@ -20,6 +20,9 @@ void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const T
                        const AttentionGradients& gradients);
 
 template <typename T>
+size_t AttentionBackwardScratch(const AttentionSizes& sizes, int num_threads);
+
+template <typename T>
 void AttentionMerge(const Tensor& o_part, const Tensor& lse_part, Tensor o, Tensor lse);
 
 }  // namespace omnitrain::cpu

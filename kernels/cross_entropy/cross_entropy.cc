@@ -1,5 +1,8 @@
 #include "kernels/cross_entropy/cross_entropy.h"
 
+#include <algorithm>
+
+#include "core/runtime/carver.h"
 #include "core/runtime/has_cuda.h"
 #include "kernels/common/operands.h"
 #include "kernels/cross_entropy/cross_entropy_impl.h"
@@ -37,6 +40,23 @@ void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Te
     cpu::LinearCrossEntropy<decltype(real)>(ctx, h, w, rows, labels, weights, loss_sum, dh, dw,
                                             shard);
   });
+}
+
+size_t LinearCrossEntropyScratch(DeviceKind device, DType dtype, int64_t num_rows, int64_t width,
+                                 int64_t widest) {
+  if (num_rows == 0) return 0;
+  const bool is_cuda = device == DeviceKind::kCuda;
+  const DType logits = is_cuda ? DType::kF32 : dtype;
+  const int64_t row_bytes = widest * static_cast<int64_t>(DTypeBytes(logits));
+  const int64_t chunk =
+      std::min(num_rows, is_cuda ? std::max(cuda::kMinChunkRows, cuda::kChunkBytes / row_bytes)
+                                 : std::max(cpu::kMinChunkRows, cpu::kChunkBytes / row_bytes));
+  Carver carver(device);
+  if (is_cuda) carver.Take(DType::kF64, {num_rows});
+  for (int i = 0; i < 2; ++i) carver.Take(dtype, {chunk, width});
+  carver.Take(logits, {chunk, widest});
+  if (logits != dtype) carver.Take(dtype, {chunk, widest});
+  return carver.used();
 }
 
 }  // namespace omnitrain

@@ -36,4 +36,10 @@ void LinearCrossEntropy(Context& ctx, const Tensor& h, const Tensor& w, const Te
                         const Tensor& labels, const Tensor& weights, Tensor loss_sum, Tensor dh,
                         Tensor dw, const VocabShard* shard = nullptr);
 
+/// Bytes of Context::Scratch that the op takes with gradients, over M rows with a label and
+/// `widest` rows of w, for plans. Less than a per mille beside what it really takes where the
+/// vocabulary is large.
+size_t LinearCrossEntropyScratch(DeviceKind device, DType dtype, int64_t num_rows, int64_t width,
+                                 int64_t widest);
+
 }  // namespace omnitrain

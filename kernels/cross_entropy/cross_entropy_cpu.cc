@@ -12,11 +12,6 @@
 namespace omnitrain::cpu {
 namespace {
 
-/// Logits in memory at once, unless kMinChunkRows rows are more: small enough to leave memory to
-/// the model, and enough rows that reading w and dw once a chunk is hidden by the products.
-constexpr int64_t kChunkBytes = int64_t{32} << 20;
-constexpr int64_t kMinChunkRows = 64;
-
 void CheckRows(const Tensor& rows, const Tensor& labels, int64_t num_tokens, int64_t vocabulary) {
   const int32_t *row = rows.ptr<int32_t>(), *label = labels.ptr<int32_t>();
   for (int64_t i = 0; i < rows.rows(); ++i) {

@@ -9,10 +9,6 @@
 namespace omnitrain::cuda {
 namespace {
 
-/// f32 logits in memory at once. Each chunk of rows reads and writes the whole gradient of w once
-/// (f32: 8 V D bytes), which the products of a thousand rows hide.
-constexpr int64_t kChunkBytes = int64_t{1} << 30;
-constexpr int64_t kMinChunkRows = 128;
 constexpr int kThreads = 512;
 
 /// A maximum and the sum of exp(x - maximum): what log-sum-exp is made of, in one pass.
