@@ -3,7 +3,7 @@
 #include <cstdio>
 
 #include "cmd/omnitrain/command.h"
-#include "cmd/omnitrain/session.h"
+#include "core/train/layout_groups.h"
 
 namespace omnitrain {
 namespace {

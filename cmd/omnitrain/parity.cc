@@ -85,9 +85,8 @@ int Run(ParityArguments arguments) {
   bool ok = true;
   Json reports = Json::array();
   for (size_t i = 0; i < specs.size(); ++i) {
-    session.SetLayout(specs[i]);
-    arguments.options.precision = specs[i].precision;
-    const ComparisonReport report = RunParity(session.ctx(), session.dp(), arguments.options);
+    const ComparisonReport report =
+        RunParity(session.RuntimeFor(specs[i]), specs[i], arguments.options);
     ok = ok && report.ok();
     if (!is_first) continue;
     std::string name;

@@ -32,44 +32,26 @@ TransportChoice ChoiceOf(CommChoice choice) {
 
 }  // namespace
 
-ParallelDegrees DegreesOf(const JobSpec& spec) {
-  const LlmParallelSpec& llm = spec.parallel.llm;
-  ParallelDegrees degrees;
-  degrees.tp = llm.tp;
-  degrees.cp = llm.cp;
-  degrees.pp = llm.pp;
-  degrees.vpp = llm.vpp;
-  degrees.ep = llm.ep;
-  degrees.dp = llm.dp;
-  degrees.encoder_ranks = spec.parallel.encoder.ranks;
-  for (size_t i = 0; i < spec.parallel.order.size() && i < degrees.order.size(); ++i) {
-    for (Axis axis : Mesh::kDefaultOrder) {
-      if (spec.parallel.order[i] == AxisName(axis)) degrees.order[i] = axis;
-    }
-  }
-  return degrees;
-}
-
 Session::Session(const JobSpec& spec) : mpi_(WorldOptions(spec)) {
   SetLogRank(mpi_.rank());
   InstallCrashReporter();
-  layout_ = ParallelLayout::Build(DegreesOf(spec), mpi_.size());
+  ParallelLayout::Build(DegreesOf(spec), mpi_.size());  // refuses what does not fit the world
   device_ = UsesCuda(spec) ? NewCudaDevice(mpi_.local_rank() % std::max(1, NumCudaDevices()))
                            : NewCpuDevice(spec.runtime.threads);
   if (device_->kind() == DeviceKind::kCuda) mpi_.StageThroughHost(*device_);
   transport_ = ChooseTransport(ChoiceOf(spec.runtime.comm), mpi_.world(), *device_);
-  MakeGroups();
   stream_ = device_->NewStream();
   ctx_ = std::make_unique<Context>(*device_, *stream_);
 }
 
-void Session::SetLayout(const JobSpec& spec) {
-  layout_ = ParallelLayout::Build(DegreesOf(spec), mpi_.size());
-  MakeGroups();
-}
-
-void Session::MakeGroups() {
-  dp_ = NewGroup("llm.dp", layout_.LlmGradientGroup(mpi_.rank()), false);
+JobRuntime Session::RuntimeFor(const JobSpec& spec) {
+  JobRuntime runtime;
+  runtime.ctx = ctx_.get();
+  runtime.world = &world();
+  runtime.layout = ParallelLayout::Build(DegreesOf(spec), mpi_.size());
+  runtime.new_group = [this](const std::string& name, const std::vector<int>& ranks,
+                             bool has_messages) { return NewGroup(name, ranks, has_messages); };
+  return runtime;
 }
 
 std::unique_ptr<Communicator> Session::NewGroup(const std::string& name,

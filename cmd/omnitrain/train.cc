@@ -15,13 +15,7 @@ int Run(const TrainArguments& arguments) {
   RefuseUnsupported(spec);
   CheckPaths(spec);
   Session session(spec);
-  TrainSetup setup;
-  setup.ctx = &session.ctx();
-  setup.world = &session.world();
-  setup.dp = &session.dp();
-  setup.layout = session.layout().ToString();
-  setup.resume = arguments.resume;
-  return RunTraining(spec, setup);
+  return RunTraining(spec, session.RuntimeFor(spec), arguments.resume);
 }
 
 }  // namespace

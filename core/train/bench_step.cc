@@ -169,7 +169,7 @@ Json RunStepBench(Context& ctx, const StepBench& bench) {
   for (const MicroBatch& batch : batches) {
     params.global_loss_tokens += batch.num_loss_tokens();
     rows += batch.num_tokens();
-    const MicroBatchWork work = WorkOf(model, batch);
+    const MicroBatchWork work = WorkCounter(model.config()).Of(batch);
     flops += 3 * (work.encoder_flops + work.llm_flops);
   }
   std::vector<double> times;

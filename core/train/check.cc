@@ -7,6 +7,7 @@
 #include "core/model/multimodal_model.h"
 #include "core/runtime/context.h"
 #include "core/train/job_inputs.h"
+#include "core/train/layout_groups.h"
 #include "core/train/step_executor.h"
 #include "core/train/work.h"
 #include "data/image/decode.h"
@@ -55,11 +56,13 @@ class Check {
         layout_(layout),
         print_(print),
         inputs_(OpenInputs(spec)),
-        model_(inputs_.model),
+        model_(inputs_.model, PlaceOf(layout, 0, spec)),
+        work_(inputs_.model),
         device_(NewCpuDevice()),
         stream_(device_->NewStream()),
         ctx_(*device_, *stream_) {
-    model_.params().Plan(ParamLayoutOf(spec, layout.num_replicas()));
+    model_.params().Plan(
+        ParamLayoutOf(spec, SharingSizes(layout, 0, inputs_.model.text.num_kv_heads)));
   }
 
   void Run() {
@@ -92,14 +95,16 @@ class Check {
   void Work() {
     const int dp = layout_.num_replicas();
     Loader loader(inputs_.LoaderFor(spec_, 0, 0, dp), inputs_.sources, inputs_.encoder);
-    StepExecutor executor(ctx_, model_);
+    ReplicaGroups groups;
+    groups.shape = ShapeOf(layout_, 0, spec_);
+    StepExecutor executor(ctx_, model_, groups);
     size_t arena = 0;
     double encoder = 0, llm = 0, rows = 0, text = 0, vision = 0, samples = 0, micro_batches = 0;
     for (int i = 0; i < kPlannedSteps; ++i) {
       const StepBatch batch = loader.Next();
       arena = std::max(arena, executor.PlanBytes(batch.micro_batches, SchedulePurpose::kTrain));
       for (const MicroBatch& mb : batch.micro_batches) {
-        const MicroBatchWork work = WorkOf(model_, mb);
+        const MicroBatchWork work = work_.Of(mb);
         encoder += work.encoder_flops / kPlannedSteps;
         llm += work.llm_flops / kPlannedSteps;
         rows += static_cast<double>(mb.num_tokens()) / kPlannedSteps;
@@ -228,6 +233,7 @@ class Check {
   const std::function<void(const std::string&)>& print_;
   JobInputs inputs_;
   MultimodalModel model_;
+  WorkCounter work_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Stream> stream_;
   Context ctx_;

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-
 #include "core/base/check.h"
 #include "core/checkpoint/safetensors.h"
 #include "core/checkpoint/safetensors_writer.h"
@@ -142,35 +141,59 @@ NamedTensors ReadNamedTensors(const std::string& path) {
   return tensors;
 }
 
-std::string Serialize(const NamedTensors& tensors) {
+std::string Serialize(const std::vector<ResultPiece>& pieces) {
   std::string out;
-  for (const auto& [name, tensor] : tensors) {
-    Append(&out, static_cast<int64_t>(name.size()));
-    out += name;
-    Append(&out, static_cast<int64_t>(tensor.shape.size()));
-    for (int64_t d : tensor.shape) Append(&out, d);
-    Append(&out, static_cast<int64_t>(tensor.values.size()));
-    out.append(reinterpret_cast<const char*>(tensor.values.data()),
-               tensor.values.size() * sizeof(double));
+  const auto append_list = [&](const auto& list) {
+    Append(&out, static_cast<int64_t>(list.size()));
+    out.append(reinterpret_cast<const char*>(list.data()), list.size() * sizeof(list[0]));
+  };
+  for (const ResultPiece& piece : pieces) {
+    append_list(piece.name);
+    append_list(piece.shape);
+    append_list(piece.rows);
+    Append(&out, piece.first_column);
+    Append(&out, piece.num_columns);
+    append_list(piece.values);
   }
   return out;
 }
 
-void MergeSerialized(const std::string& bytes, NamedTensors* into) {
+void AddPieces(const std::string& bytes, NamedTensors* into) {
   size_t at = 0;
-  while (at < bytes.size()) {
-    const size_t name_size = static_cast<size_t>(Take<int64_t>(bytes, &at));
-    const std::string name = bytes.substr(at, name_size);
-    at += name_size;
-    HostTensor tensor;
-    tensor.shape.resize(static_cast<size_t>(Take<int64_t>(bytes, &at)));
-    for (int64_t& d : tensor.shape) d = Take<int64_t>(bytes, &at);
-    tensor.values.resize(static_cast<size_t>(Take<int64_t>(bytes, &at)));
-    const size_t num_bytes = tensor.values.size() * sizeof(double);
+  const auto take_list = [&](auto* list) {
+    list->resize(static_cast<size_t>(Take<int64_t>(bytes, &at)));
+    const size_t num_bytes = list->size() * sizeof((*list)[0]);
     OT_CHECK(at + num_bytes <= bytes.size(), "message of {} bytes is cut", bytes.size());
-    std::memcpy(tensor.values.data(), bytes.data() + at, num_bytes);
+    std::memcpy(list->data(), bytes.data() + at, num_bytes);
     at += num_bytes;
-    (*into)[name] = std::move(tensor);
+  };
+  while (at < bytes.size()) {
+    ResultPiece piece;
+    take_list(&piece.name);
+    take_list(&piece.shape);
+    take_list(&piece.rows);
+    piece.first_column = Take<int64_t>(bytes, &at);
+    piece.num_columns = Take<int64_t>(bytes, &at);
+    take_list(&piece.values);
+    HostTensor& whole = (*into)[piece.name];
+    const int64_t columns = piece.shape.at(1);
+    if (whole.values.empty()) {
+      whole.shape = piece.shape;
+      whole.values.assign(static_cast<size_t>(piece.shape.at(0) * columns),
+                          std::numeric_limits<double>::quiet_NaN());
+    }
+    OT_CHECK(whole.shape == piece.shape, "{}: pieces of two shapes", piece.name);
+    for (size_t i = 0; i < piece.rows.size(); ++i) {
+      for (int64_t c = 0; c < piece.num_columns; ++c) {
+        double& place =
+            whole.values.at(static_cast<size_t>(piece.rows[i] * columns + piece.first_column + c));
+        const double value =
+            piece.values.at(i * static_cast<size_t>(piece.num_columns) + static_cast<size_t>(c));
+        OT_CHECK(std::isnan(place) || std::isnan(value), "{}: row {} column {} from two ranks",
+                 piece.name, piece.rows[i], piece.first_column + c);
+        place = value;
+      }
+    }
   }
 }
 

@@ -57,8 +57,18 @@ void CompareScalar(const std::string& name, double got, double want, double boun
 void WriteNamedTensors(const std::string& path, const NamedTensors& tensors);
 NamedTensors ReadNamedTensors(const std::string& path);
 
-/// Bytes for sending between ranks, and back.
-std::string Serialize(const NamedTensors& tensors);
-void MergeSerialized(const std::string& bytes, NamedTensors* into);
+/// What one rank has of a result: some rows of a matrix, and of these some columns.
+struct ResultPiece {
+  std::string name;
+  std::vector<int64_t> shape;  // [R, C] of the whole
+  std::vector<int64_t> rows;
+  int64_t first_column = 0, num_columns = 0;
+  std::vector<double> values;  // [rows, num_columns]
+};
+
+/// Bytes for sending between ranks, and the pieces put into their places. Places that no piece
+/// fills hold NaN.  Errors: kInternal when two pieces hold the same element.
+std::string Serialize(const std::vector<ResultPiece>& pieces);
+void AddPieces(const std::string& bytes, NamedTensors* into);
 
 }  // namespace omnitrain

@@ -40,12 +40,13 @@ std::vector<int32_t> StopIds(const Tokenizer& tokenizer) {
 }  // namespace
 
 Evaluator::Evaluator(const EvalSpec& spec, const SampleEncoder& encoder, const PackOptions& pack,
-                     int64_t micro_batch_tokens, Communicator& world)
+                     int64_t micro_batch_tokens, Communicator& world, const ReplicaSeat& seat)
     : spec_(spec),
       encoder_(encoder),
       pack_(pack),
       micro_batch_tokens_(micro_batch_tokens),
-      world_(world) {
+      world_(world),
+      seat_(seat) {
   for (const DataSource& source : spec.sources) {
     sources_.push_back(OpenSource(source.path, KindOf(source.format)));
     const Source& opened = *sources_.back();
@@ -100,11 +101,15 @@ void Evaluator::FillBlank(const EncodedSample& sample, float* out) const {
 
 std::vector<size_t> Evaluator::Dealt(const std::vector<size_t>& all) const {
   std::vector<size_t> mine;
-  for (size_t i = static_cast<size_t>(world_.rank()); i < all.size();
-       i += static_cast<size_t>(world_.size())) {
+  for (size_t i = static_cast<size_t>(seat_.idx); i < all.size();
+       i += static_cast<size_t>(seat_.num)) {
     mine.push_back(all[i]);
   }
   return mine;
+}
+
+double Evaluator::Total(double mine) const {
+  return world_.AllReduceScalar(seat_.is_counted ? mine : 0.0, ReduceOp::kSum);
 }
 
 Json Evaluator::Loss(StepExecutor& executor) const {
@@ -112,10 +117,10 @@ Json Evaluator::Loss(StepExecutor& executor) const {
   for (const Sample& sample : samples_) {
     sizes.push_back({sample.encoded.num_rows(), sample.encoded.num_rows()});
   }
-  const PackPlan plan = PlanPacking(sizes, world_.size(), micro_batch_tokens_);
+  const PackPlan plan = PlanPacking(sizes, seat_.num, micro_batch_tokens_);
   std::vector<MicroBatch> batches;
   double tokens = 0, sum = 0;
-  for (const auto& members : plan.samples[static_cast<size_t>(world_.rank())]) {
+  for (const auto& members : plan.samples[static_cast<size_t>(seat_.idx)]) {
     std::vector<const EncodedSample*> pointers;
     for (int32_t s : members) pointers.push_back(&samples_[static_cast<size_t>(s)].encoded);
     batches.push_back(BuildWithPixels(pointers, pack_, [this](const EncodedSample& s, float* out) {
@@ -124,8 +129,8 @@ Json Evaluator::Loss(StepExecutor& executor) const {
     tokens += static_cast<double>(batches.back().num_loss_tokens());
   }
   for (double loss : executor.Evaluate(batches)) sum += loss;
-  tokens = world_.AllReduceScalar(tokens, ReduceOp::kSum);
-  return {{"loss", world_.AllReduceScalar(sum, ReduceOp::kSum) / std::max(1.0, tokens)},
+  tokens = Total(tokens);
+  return {{"loss", Total(sum) / std::max(1.0, tokens)},
           {"loss_tokens", static_cast<int64_t>(tokens)},
           {"samples", num_samples()},
           {"skipped", num_skipped_}};
@@ -134,8 +139,7 @@ Json Evaluator::Loss(StepExecutor& executor) const {
 Json Evaluator::Captions(Context& ctx, const MultimodalModel& model) const {
   std::vector<EncodedSample> questions;
   const size_t count = std::min(samples_.size(), static_cast<size_t>(spec_.captions));
-  // Every rank holds whole parameters and needs no other: rank 0 does it, the others wait at the
-  // next collective.
+  // Rank 0 does it alone, the others wait at the next collective.
   if (world_.rank() != 0) return Json::array();
   // Evenly spread, so that the few that are shown are not all of one folder.
   std::vector<size_t> shown;
@@ -169,7 +173,7 @@ EncodedSample Evaluator::WithPictureOf(size_t sample, size_t other) const {
 
 std::vector<double> Evaluator::LossPerSample(StepExecutor& executor,
                                              const std::vector<EncodedSample>& samples,
-                                             Picture picture) const {
+                                             size_t total, Picture picture) const {
   std::vector<MicroBatch> batches;
   for (const EncodedSample& sample : samples) {
     batches.push_back(BuildWithPixels({&sample}, pack_, [&](const EncodedSample& s, float* out) {
@@ -178,7 +182,12 @@ std::vector<double> Evaluator::LossPerSample(StepExecutor& executor,
       return true;
     }));
   }
-  return executor.Evaluate(batches);
+  // Replicas that share experts run as many micro-batches.
+  const auto num_replicas = static_cast<size_t>(seat_.num);
+  batches.resize((total + num_replicas - 1) / num_replicas);
+  std::vector<double> losses = executor.Evaluate(batches);
+  losses.resize(samples.size());
+  return losses;
 }
 
 double Evaluator::KindAccuracy(Context& ctx, const MultimodalModel& model,
@@ -202,7 +211,7 @@ double Evaluator::KindAccuracy(Context& ctx, const MultimodalModel& model,
   for (size_t k = 0; k < mine.size(); ++k) {
     right += KindOfAnswer(answers[k]) == KindOfAnswer(samples_[mine[k]].answer) ? 1 : 0;
   }
-  return world_.AllReduceScalar(right, ReduceOp::kSum) / static_cast<double>(total);
+  return Total(right) / static_cast<double>(total);
 }
 
 Json Evaluator::Sight(Context& ctx, const MultimodalModel& model, StepExecutor& executor) const {
@@ -230,13 +239,13 @@ Json Evaluator::Sight(Context& ctx, const MultimodalModel& model, StepExecutor& 
     other.push_back(WithPictureOf(mine[k], my_others[k]));
     bytes += static_cast<double>(samples_[mine[k]].answer.size());
   }
-  const std::vector<double> own_loss = LossPerSample(executor, own, Picture::kOwn);
-  const std::vector<double> other_loss = LossPerSample(executor, other, Picture::kOther);
-  const std::vector<double> blank_loss = LossPerSample(executor, own, Picture::kBlank);
+  const std::vector<double> own_loss = LossPerSample(executor, own, num_pairs, Picture::kOwn);
+  const std::vector<double> other_loss = LossPerSample(executor, other, num_pairs, Picture::kOther);
+  const std::vector<double> blank_loss = LossPerSample(executor, own, num_pairs, Picture::kBlank);
   double preferred = 0;
   for (size_t k = 0; k < mine.size(); ++k) preferred += own_loss[k] < other_loss[k] ? 1 : 0;
 
-  const auto total = [&](double value) { return world_.AllReduceScalar(value, ReduceOp::kSum); };
+  const auto total = [&](double value) { return Total(value); };
   const auto sum = [&](const std::vector<double>& v) {
     return total(std::accumulate(v.begin(), v.end(), 0.0));
   };

@@ -14,18 +14,26 @@
 
 namespace omnitrain {
 
-/// Held-out data: loss, greedy captions, and whether the model sees. Samples are dealt to the ranks
-/// in turn; results are whole on every rank.  Collective.
+/// Which copy of the LLM a rank is a part of: samples are dealt to replicas, and one rank of each
+/// counts.
+struct ReplicaSeat {
+  int idx = 0, num = 1;
+  bool is_counted = true;
+};
+
+/// Held-out data: loss, greedy captions, and whether the model sees. Samples are dealt to the
+/// replicas in turn; results are whole on every rank.  Collective.
 class Evaluator {
  public:
   /// Opens the sources of `spec` and encodes their samples (sizes only); bad ones are counted,
   /// named and left out. Errors: those of the sources.
   Evaluator(const EvalSpec& spec, const SampleEncoder& encoder, const PackOptions& pack,
-            int64_t micro_batch_tokens, Communicator& world);
+            int64_t micro_batch_tokens, Communicator& world, const ReplicaSeat& seat);
 
   /// {loss, loss_tokens, samples, skipped}: mean over the loss tokens of all samples.
   Json Loss(StepExecutor& executor) const;
 
+  // `model`, here and below: a whole one, that this rank can run alone.
   /// [{sample, image, caption, reference}] of the first `spec.captions` samples.
   Json Captions(Context& ctx, const MultimodalModel& model) const;
 
@@ -51,8 +59,9 @@ class Evaluator {
   bool ReadPixels(const EncodedSample& sample, float* out) const;
   void FillBlank(const EncodedSample& sample, float* out) const;
   std::vector<size_t> Dealt(const std::vector<size_t>& all) const;
+  double Total(double mine) const;  // over replicas
   std::vector<double> LossPerSample(StepExecutor& executor,
-                                    const std::vector<EncodedSample>& samples,
+                                    const std::vector<EncodedSample>& samples, size_t total,
                                     Picture picture) const;
   EncodedSample WithPictureOf(size_t sample, size_t other) const;
   double KindAccuracy(Context& ctx, const MultimodalModel& model, const std::vector<size_t>& mine,
@@ -63,6 +72,7 @@ class Evaluator {
   PackOptions pack_;
   int64_t micro_batch_tokens_;
   Communicator& world_;
+  ReplicaSeat seat_;
   std::vector<std::unique_ptr<Source>> sources_;
   std::vector<Sample> samples_;
   int64_t num_skipped_ = 0;

@@ -143,10 +143,11 @@ LoaderOptions JobInputs::LoaderFor(const JobSpec& spec, int64_t first_index, int
   return options;
 }
 
-ParamStore::AllocateOptions ParamLayoutOf(const JobSpec& spec, int dp_size) {
+ParamStore::AllocateOptions ParamLayoutOf(const JobSpec& spec,
+                                          const std::array<int, kNumParamSharings>& num_shards) {
   ParamStore::AllocateOptions options;
   options.dtype = ComputeDType(spec.precision);
-  options.num_shards.fill(dp_size);
+  options.num_shards = num_shards;
   options.frozen[static_cast<int>(ParamGroup::kVision)] = spec.train.vision.freeze;
   options.frozen[static_cast<int>(ParamGroup::kProjector)] = spec.train.projector.freeze;
   options.frozen[static_cast<int>(ParamGroup::kLlm)] = spec.train.llm.freeze;

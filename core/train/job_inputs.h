@@ -30,7 +30,8 @@ struct JobInputs {
 JobInputs OpenInputs(const JobSpec& spec);
 
 /// How a spec stores parameters: dtype, frozen groups, shards.
-ParamStore::AllocateOptions ParamLayoutOf(const JobSpec& spec, int dp_size);
+ParamStore::AllocateOptions ParamLayoutOf(const JobSpec& spec,
+                                          const std::array<int, kNumParamSharings>& num_shards);
 
 /// Writes config.json, the tokenizer and preprocessor_config.json of the run's model to `dir`: with
 /// weights beside them it is a Hugging Face directory.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/model/check_place.h"
+
 namespace omnitrain {
 namespace {
 
@@ -26,13 +28,34 @@ AxisSeat SeatIn(const std::vector<int>& ranks, int rank) {
 
 }  // namespace
 
-LlmPlace PlaceOf(const ParallelLayout& layout, int rank, ContextMethod method) {
+ParallelDegrees DegreesOf(const JobSpec& spec) {
+  const LlmParallelSpec& llm = spec.parallel.llm;
+  ParallelDegrees degrees;
+  degrees.tp = llm.tp;
+  degrees.cp = llm.cp;
+  degrees.pp = llm.pp;
+  degrees.vpp = llm.vpp;
+  degrees.ep = llm.ep;
+  degrees.dp = llm.dp;
+  degrees.encoder_ranks = spec.parallel.encoder.ranks;
+  for (size_t i = 0; i < spec.parallel.order.size() && i < degrees.order.size(); ++i) {
+    for (Axis axis : Mesh::kDefaultOrder) {
+      if (spec.parallel.order[i] == AxisName(axis)) degrees.order[i] = axis;
+    }
+  }
+  return degrees;
+}
+
+LlmPlace PlaceOf(const ParallelLayout& layout, int rank, const JobSpec& spec) {
   const Mesh& mesh = layout.llm();
   LlmPlace place;
   place.tp = SeatIn(mesh.Group(rank, Axis::kTp), rank);
   place.cp = SeatIn(mesh.Group(rank, Axis::kCp), rank);
   place.ep = SeatIn(ExpertGroup(layout, rank), rank);
-  place.context_method = method;
+  place.context_method = spec.parallel.llm.cp_method == CpMethod::kRing ? ContextMethod::kRing
+                         : spec.parallel.llm.cp_method == CpMethod::kUlysses
+                             ? ContextMethod::kUlysses
+                             : ContextMethod::kAuto;
   const int pp = mesh.size(Axis::kPp);
   place.num_stages = pp * layout.vpp();
   place.stages.clear();
@@ -42,15 +65,16 @@ LlmPlace PlaceOf(const ParallelLayout& layout, int rank, ContextMethod method) {
   return place;
 }
 
-ReplicaShape ShapeOf(const ParallelLayout& layout, int rank, PipelineSchedule schedule) {
+ReplicaShape ShapeOf(const ParallelLayout& layout, int rank, const JobSpec& spec) {
   const Mesh& mesh = layout.llm();
   ReplicaShape shape;
   shape.pp = mesh.size(Axis::kPp);
   shape.pp_rank = mesh.Coordinate(rank, Axis::kPp);
   shape.vpp = layout.vpp();
-  shape.pipeline = shape.vpp > 1                               ? PipelineKind::kInterleaved
-                   : schedule == PipelineSchedule::kZeroBubble ? PipelineKind::kZeroBubbleH1
-                                                               : PipelineKind::kOneFOneB;
+  shape.pipeline = shape.vpp > 1 ? PipelineKind::kInterleaved
+                   : spec.parallel.llm.schedule == PipelineSchedule::kZeroBubble
+                       ? PipelineKind::kZeroBubbleH1
+                       : PipelineKind::kOneFOneB;
   const std::vector<int> seats = mesh.Group(rank, {Axis::kTp, Axis::kCp});
   shape.seats.clear();
   for (int r : seats) {
@@ -115,12 +139,14 @@ Communicator* LayoutGroups::Make(const NewGroup& new_group, const std::string& n
   return owned_.back().get();
 }
 
-LayoutGroups::LayoutGroups(const ParallelLayout& layout, const JobSpec& spec,
-                           const TextConfig& text, Communicator& world, const NewGroup& new_group) {
+LayoutGroups::LayoutGroups(const JobRuntime& runtime, const JobSpec& spec, const TextConfig& text) {
+  CheckPlace(text, DegreesOf(spec));
+  const ParallelLayout& layout = runtime.layout;
+  const NewGroup& new_group = runtime.new_group;
   const Mesh& mesh = layout.llm();
-  const int rank = world.global_rank();
-  place_ = PlaceOf(layout, rank, spec.parallel.llm.cp_method);
-  replica_.shape = ShapeOf(layout, rank, spec.parallel.llm.schedule);
+  const int rank = runtime.world->global_rank();
+  place_ = PlaceOf(layout, rank, spec);
+  replica_.shape = ShapeOf(layout, rank, spec);
   place_.tp.comm = Make(new_group, "llm.tp", mesh.Group(rank, Axis::kTp));
   place_.cp.comm = Make(new_group, "llm.cp", mesh.Group(rank, Axis::kCp), true);
   place_.ep.comm = Make(new_group, "llm.ep", ExpertGroup(layout, rank));
@@ -143,15 +169,15 @@ LayoutGroups::LayoutGroups(const ParallelLayout& layout, const JobSpec& spec,
     const std::vector<int> ranks = SharingRanks(layout, rank, sharing, text.num_kv_heads);
     const auto known = std::find_if(made.begin(), made.end(),
                                     [&](const auto& group) { return group.first == ranks; });
-    if (known == made.end()) made.emplace_back(ranks, Make(new_group, kNames[i], ranks));
-    sharing_.of_class[static_cast<size_t>(i)] =
-        known == made.end() ? made.back().second : known->second;
+    Communicator* group = known != made.end() ? known->second : Make(new_group, kNames[i], ranks);
+    if (known == made.end()) made.emplace_back(ranks, group);
+    sharing_.of_class[static_cast<size_t>(i)] = group;
   }
-  sharing_.world = &world;
+  sharing_.world = runtime.world;
   replica_idx_ = layout.ReplicaOf(rank);
   num_replicas_ = layout.num_replicas();
   leads_replica_ = layout.ReplicaRanks(rank).front() == rank;
-  is_whole_ = place_.tp.size * place_.ep.size * mesh.size(Axis::kPp) == 1;
+  runs_alone_ = layout.ReplicaRanks(rank).size() == 1 && layout.ep() == 1;
 }
 
 }  // namespace omnitrain

@@ -14,14 +14,25 @@
 
 namespace omnitrain {
 
+/// The degrees of a spec's `parallel` section.
+ParallelDegrees DegreesOf(const JobSpec& spec);
+
 /// Makes a communicator for tensors of the job's device; `has_messages`: Send and Recv will be
 /// used.  Collective over `ranks`.
 using NewGroup = std::function<std::unique_ptr<Communicator>(
     const std::string& name, const std::vector<int>& ranks, bool has_messages)>;
 
+/// What a rank is given to run with: its device, the world, and how to make groups of it.
+struct JobRuntime {
+  Context* ctx = nullptr;
+  Communicator* world = nullptr;
+  ParallelLayout layout;
+  NewGroup new_group;
+};
+
 /// A rank's place in a layout without any communicator: for plans and estimates.
-LlmPlace PlaceOf(const ParallelLayout& layout, int rank, ContextMethod method);
-ReplicaShape ShapeOf(const ParallelLayout& layout, int rank, PipelineSchedule schedule);
+LlmPlace PlaceOf(const ParallelLayout& layout, int rank, const JobSpec& spec);
+ReplicaShape ShapeOf(const ParallelLayout& layout, int rank, const JobSpec& spec);
 
 /// The ranks that hold the same elements as `rank`, per class of parameters, in the order of ranks.
 /// Pure. `num_kv_heads`: of the whole model.
@@ -35,8 +46,8 @@ std::array<int, kNumParamSharings> SharingSizes(const ParallelLayout& layout, in
 class LayoutGroups {
  public:
   /// Collective over the world: all ranks make the same groups in the same order.
-  LayoutGroups(const ParallelLayout& layout, const JobSpec& spec, const TextConfig& text,
-               Communicator& world, const NewGroup& new_group);
+  /// Errors: kSpec before any of them is made, for a model that does not split so.
+  LayoutGroups(const JobRuntime& runtime, const JobSpec& spec, const TextConfig& text);
 
   const LlmPlace& place() const { return place_; }
   const ReplicaGroups& replica() const { return replica_; }
@@ -45,8 +56,8 @@ class LayoutGroups {
   int replica_idx() const { return replica_idx_; }
   int num_replicas() const { return num_replicas_; }
   bool leads_replica() const { return leads_replica_; }
-  /// One rank holds all of the model.
-  bool is_whole() const { return is_whole_; }
+  /// This rank holds all of the model and needs no other to run it.
+  bool runs_alone() const { return runs_alone_; }
 
  private:
   Communicator* Make(const NewGroup& new_group, const std::string& name,
@@ -57,7 +68,7 @@ class LayoutGroups {
   ReplicaGroups replica_;
   SharingGroups sharing_;
   int replica_idx_ = 0, num_replicas_ = 1;
-  bool leads_replica_ = true, is_whole_ = true;
+  bool leads_replica_ = true, runs_alone_ = true;
 };
 
 }  // namespace omnitrain

@@ -151,6 +151,9 @@ void LoadWeights(Context& ctx, const HfDirectory& directory, MultimodalModel& mo
     CheckTiedHead(directory, FindHfName(directory, "model.language_model.embed_tokens.weight"));
     used.insert("lm_head.weight");
   }
+  // Of a part of the model most tensors are other ranks' business.
+  const LlmPlace& place = model.llm().place();
+  if (place.num_stages > static_cast<int>(place.stages.size())) return;
   std::string unused;
   int num_unused = 0;
   for (const std::string& name : directory.names()) {

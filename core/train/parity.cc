@@ -45,14 +45,16 @@ std::vector<double> InRasterOrder(const ItemBatch& items, int64_t first, int64_t
 
 class ParityRun {
  public:
-  ParityRun(Context& ctx, Communicator& dp, const ParityOptions& options)
-      : ctx_(ctx),
-        dp_(dp),
+  ParityRun(const JobRuntime& runtime, const JobSpec& spec, const ParityOptions& options)
+      : ctx_(*runtime.ctx),
+        world_(*runtime.world),
         options_(options),
         config_(LoadModelConfig(options.model)),
+        groups_(runtime, spec, config_.text),
         samples_(ReadParityBatch(options.batch, config_)),
         micro_batches_(MakeParityMicroBatches(samples_, config_, options.repeat,
-                                              options.micro_batch_tokens, dp.rank(), dp.size())) {
+                                              options.micro_batch_tokens, groups_.replica_idx(),
+                                              groups_.num_replicas())) {
     RefuseUnsupportedModel(config_, options.model + "/config.json");
     int vision_out = 0;
     for (const ParitySample& sample : samples_) {
@@ -67,17 +69,18 @@ class ParityRun {
   // Loss, logits, encoder outputs and gradients; whole on every rank.
   NamedTensors Compute() {
     Load();
-    ShardedAdamW optimizer(ctx_, model_->params(), dp_, AdamWConfig());
-    StepExecutor executor(ctx_, *model_);
-    NamedTensors mine;
+    ShardedAdamW optimizer(ctx_, model_->params(), groups_.sharing(), AdamWConfig());
+    StepExecutor executor(ctx_, *model_, groups_.replica());
+    std::vector<ResultPiece> mine;
     executor.set_forward_observer(
         [&](const StepExecutor::ForwardView& view) { Observe(view, &mine); });
     const double loss = executor.Gradients(micro_batches_, optimizer) / loss_tokens_;
     NamedTensors all;
-    for (const std::string& part : dp_.AllGatherStrings(Serialize(mine)))
-      MergeSerialized(part, &all);
+    for (const std::string& pieces : world_.AllGatherStrings(Serialize(mine))) {
+      AddPieces(pieces, &all);
+    }
     all["loss"] = {{1}, {loss}};
-    NamedTensors grads = GatherGradients(ctx_, optimizer, model_->params(), dp_);
+    NamedTensors grads = GatherGradients(ctx_, optimizer, model_->params(), world_);
     for (auto& [name, grad] : grads) {
       for (double& g : grad.values) g /= static_cast<double>(loss_tokens_);
       all["grad." + name] = std::move(grad);
@@ -95,8 +98,8 @@ class ParityRun {
     config.weight_decay = hyper.at("weight_decay");
     config.clip = hyper.at("clip");
     Load();
-    ShardedAdamW optimizer(ctx_, model_->params(), dp_, config);
-    StepExecutor executor(ctx_, *model_);
+    ShardedAdamW optimizer(ctx_, model_->params(), groups_.sharing(), config);
+    StepExecutor executor(ctx_, *model_, groups_.replica());
     StepParams step;
     step.lr = hyper.at("lr");
     step.global_loss_tokens = loss_tokens_;
@@ -124,45 +127,102 @@ class ParityRun {
  private:
   // A fresh model with the weights of the directory.
   void Load() {
-    model_ = std::make_unique<MultimodalModel>(config_);
+    model_ = std::make_unique<MultimodalModel>(config_, groups_.place());
     ParamStore::AllocateOptions allocate;
     allocate.dtype = ComputeDType(options_.precision);
-    allocate.num_shards.fill(dp_.size());
+    allocate.num_shards = groups_.sharing().Sizes();
     model_->params().Allocate(ctx_.device(), allocate);
     LoadWeights(ctx_, HfDirectory::Open(options_.model), *model_);
   }
 
-  void Observe(const StepExecutor::ForwardView& view, NamedTensors* mine) {
-    const MicroBatch& batch = micro_batches_[view.micro_batch];
-    int64_t item_row = 0;
+  // What this rank holds of the results: encoder rows of its items, logits of its rows and its
+  // slice of the vocabulary.
+  void Observe(const StepExecutor::ForwardView& view, std::vector<ResultPiece>* mine) {
+    const MicroBatch& batch = micro_batches_[static_cast<size_t>(view.micro_batch)];
+    if (view.llm == nullptr) {
+      AddVisionOut(batch, *view.items, (*view.encoded)[0], mine);
+    } else if (view.llm->stage == groups_.place().num_stages - 1) {
+      AddLogits(batch, *view.llm, mine);
+    }
+  }
+
+  bool IsRepetition(int64_t sample_id) const {
+    return sample_id >= static_cast<int64_t>(samples_.size());
+  }
+
+  void AddLogits(const MicroBatch& batch, const LlmActivations& acts,
+                 std::vector<ResultPiece>* mine) {
+    const RowRuns runs = model_->llm().ContextRowsAt(batch, groups_.place().cp.rank);
+    const VocabRange vocab = model_->llm().vocab();
+    const int64_t num_rows = NumRows(runs);
+    const OwnedTensor logits(ctx_.device(), model_->params().dtype(), {num_rows, vocab.count});
+    model_->llm().Logits(ctx_, acts, 0, *logits);  // collective over tp
+    const std::vector<double> values = ToHost(ctx_, *logits);
+    std::vector<int64_t> row_of;  // of each local row
+    for (const RowRun& run : runs) {
+      for (int64_t row = run.begin; row < run.end(); ++row) row_of.push_back(row);
+    }
+    for (size_t s = 0; s < batch.sample_ids.size(); ++s) {
+      if (IsRepetition(batch.sample_ids[s])) continue;
+      ResultPiece piece;
+      piece.name = fmt::format("{}.logits", samples_[batch.sample_ids[s]].index());
+      const int64_t begin = batch.cu_seqlens[s], end = batch.cu_seqlens[s + 1];
+      piece.shape = {end - begin, config_.text.vocab_size};
+      piece.first_column = vocab.first;
+      piece.num_columns = vocab.count;
+      for (size_t i = 0; i < row_of.size(); ++i) {
+        if (row_of[i] < begin || row_of[i] >= end) continue;
+        piece.rows.push_back(row_of[i] - begin);
+        const auto from = values.begin() + static_cast<std::ptrdiff_t>(i) * vocab.count;
+        piece.values.insert(piece.values.end(), from, from + vocab.count);
+      }
+      mine->push_back(std::move(piece));
+    }
+  }
+
+  void AddVisionOut(const MicroBatch& batch, const std::vector<int>& items, const Tensor& rows,
+                    std::vector<ResultPiece>* mine) {
+    const int64_t width = config_.vision.out_width;
+    const ItemBatch own = SelectItems(batch.items, items, Pixels::kLeaveOut);
+    const std::vector<double> values = InRasterOrder(own, 0, width, ToHost(ctx_, rows));
+    const std::vector<int64_t> begins = batch.items.PatchBegins();
+    const int64_t per_row = int64_t{batch.items.merge_size} * batch.items.merge_size;
+    int64_t sample_row = 0;  // where the rows of a sample begin among those of the micro-batch
     for (size_t s = 0; s < batch.sample_ids.size(); ++s) {
       const ParitySample& sample = samples_[batch.sample_ids[s] % samples_.size()];
-      const int64_t image_row = item_row, video_row = item_row + sample.num_image_rows;
-      item_row = video_row + sample.num_video_rows;
-      if (batch.sample_ids[s] >= static_cast<int64_t>(samples_.size())) continue;  // a repetition
-      const int64_t begin = batch.cu_seqlens[s], rows = batch.cu_seqlens[s + 1] - begin;
-      const OwnedTensor logits(ctx_.device(), model_->params().dtype(),
-                               {rows, config_.text.vocab_size});
-      model_->llm().Logits(ctx_, *view.llm, begin, *logits);
-      (*mine)[fmt::format("{}.logits", sample.index())] = {{rows, config_.text.vocab_size},
-                                                           ToHost(ctx_, *logits)};
-      int call = first_vision_out_[sample.index()];
-      const auto add_features = [&](int64_t first, int64_t count) {
+      const int64_t image_row = sample_row, video_row = image_row + sample.num_image_rows;
+      sample_row = video_row + sample.num_video_rows;
+      if (IsRepetition(batch.sample_ids[s])) continue;
+      int call = first_vision_out_[static_cast<size_t>(sample.index())];
+      const auto add = [&](int64_t first, int64_t count) {
         if (count == 0) return;
-        (*mine)[fmt::format("vision_out.{}", call++)] = {
-            {count, config_.vision.out_width},
-            InRasterOrder(batch.items, first, config_.vision.out_width,
-                          ToHost(ctx_, (*view.features)[0].Rows(first, count)))};
+        ResultPiece piece;
+        piece.name = fmt::format("vision_out.{}", call++);
+        piece.shape = {count, width};
+        piece.num_columns = width;
+        int64_t local = 0;
+        for (int item : items) {
+          const int64_t from = begins[static_cast<size_t>(item)] / per_row;
+          const int64_t to = begins[static_cast<size_t>(item) + 1] / per_row;
+          for (int64_t row = from; row < to; ++row, ++local) {
+            if (row < first || row >= first + count) continue;
+            piece.rows.push_back(row - first);
+            piece.values.insert(piece.values.end(), values.begin() + local * width,
+                                values.begin() + (local + 1) * width);
+          }
+        }
+        mine->push_back(std::move(piece));
       };
-      add_features(image_row, sample.num_image_rows);
-      add_features(video_row, sample.num_video_rows);
+      add(image_row, sample.num_image_rows);
+      add(video_row, sample.num_video_rows);
     }
   }
 
   Context& ctx_;
-  Communicator& dp_;
+  Communicator& world_;
   const ParityOptions& options_;
   ModelConfig config_;
+  LayoutGroups groups_;
   std::vector<ParitySample> samples_;
   std::vector<MicroBatch> micro_batches_;
   std::vector<int> first_vision_out_;  // per sample
@@ -225,15 +285,16 @@ ParityTolerances DefaultTolerances(Precision precision, DeviceKind device) {
   return {1e-4, 1e-4, 1e-3};
 }
 
-ComparisonReport RunParity(Context& ctx, Communicator& dp, const ParityOptions& options) {
-  ParityTolerances bounds = DefaultTolerances(options.precision, ctx.device().kind());
+ComparisonReport RunParity(const JobRuntime& runtime, const JobSpec& spec,
+                           const ParityOptions& options) {
+  ParityTolerances bounds = DefaultTolerances(options.precision, runtime.ctx->device().kind());
   if (options.tolerance > 0) bounds.tensor = options.tolerance;
   if (options.loss_tolerance > 0) bounds.loss = options.loss_tolerance;
   if (options.curve_tolerance > 0) bounds.curve = options.curve_tolerance;
 
-  ParityRun run(ctx, dp, options);
+  ParityRun run(runtime, spec, options);
   NamedTensors got = run.Compute();
-  if (!options.dump.empty() && dp.rank() == 0) WriteNamedTensors(options.dump, got);
+  if (!options.dump.empty() && runtime.world->rank() == 0) WriteNamedTensors(options.dump, got);
 
   ComparisonReport report;
   run.ComparePositions(&report);

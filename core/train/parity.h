@@ -6,7 +6,7 @@
 #include "core/runtime/context.h"
 #include "core/spec/job_spec.h"
 #include "core/train/comparison.h"
-#include "parallel/comm/communicator.h"
+#include "core/train/layout_groups.h"
 
 namespace omnitrain {
 
@@ -30,10 +30,11 @@ struct ParityTolerances {
 };
 ParityTolerances DefaultTolerances(Precision precision, DeviceKind device);
 
-/// Runs the model on the batch under the layout of `dp` and compares loss, logits, encoder outputs,
+/// Runs the model on the batch under the layout and compares loss, logits, encoder outputs,
 /// every gradient and the training curve with the reference. The report is whole on rank 0.
 /// Collective. Errors: of the files; a comparison that fails is no error.
-ComparisonReport RunParity(Context& ctx, Communicator& dp, const ParityOptions& options);
+ComparisonReport RunParity(const JobRuntime& runtime, const JobSpec& spec,
+                           const ParityOptions& options);
 
 /// Image and tokenizer cases of a folder like golden/preprocess: meta.json, pictures,
 /// expected.safetensors

@@ -76,6 +76,7 @@ void CollectDifferences(const Json& a, const Json& b, const std::string& path,
 
 // What the ranks tell each other once a step.
 struct StepNotes {
+  double is_counted = 0;        // the ranks of a replica have the same samples: one speaks for it
   double lost_loss_tokens = 0;  // labels of samples whose pixels did not decode
   double lost_samples = 0;
   double encoder_work = 0, llm_work = 0;  // FLOPs of this rank's share
@@ -96,27 +97,31 @@ std::vector<StepNotes> Exchange(Communicator& world, const StepNotes& mine) {
 
 double MaxOverMean(const std::vector<StepNotes>& notes, double StepNotes::*work) {
   double sum = 0, largest = 0;
+  double count = 0;
   for (const StepNotes& n : notes) {
+    if (n.is_counted == 0) continue;
+    count += 1;
     sum += n.*work;
     largest = std::max(largest, n.*work);
   }
-  return sum > 0 ? largest * static_cast<double>(notes.size()) / sum : 1.0;
+  return sum > 0 ? largest * count / sum : 1.0;
 }
 
 // One run, from opened inputs to the last record.
 class Trainer {
  public:
-  Trainer(const JobSpec& spec, const TrainSetup& setup)
+  Trainer(const JobSpec& spec, const JobRuntime& runtime, const std::string& resume)
       : spec_(spec),
-        setup_(setup),
-        ctx_(*setup.ctx),
-        world_(*setup.world),
-        dp_(*setup.dp),
-        is_first_(setup.world->rank() == 0),
+        runtime_(runtime),
+        resume_(resume),
+        ctx_(*runtime.ctx),
+        world_(*runtime.world),
+        is_first_(runtime.world->rank() == 0),
         records_(is_first_),
         inputs_(OpenInputs(spec)),
-        model_(inputs_.model),
-        executor_(ctx_, model_),
+        groups_(runtime, spec, inputs_.model.text),
+        model_(inputs_.model, groups_.place()),
+        executor_(ctx_, model_, groups_.replica()),
         checkpoints_(ctx_, world_,
                      {spec.run.out, spec.checkpoint.keep_last, spec.checkpoint.async}) {}
 
@@ -124,9 +129,9 @@ class Trainer {
     CatchStopSignals();
     Prepare();
     WriteStart();
-    loader_ =
-        std::make_unique<Loader>(inputs_.LoaderFor(spec_, next_index_, dp_.rank(), dp_.size()),
-                                 inputs_.sources, inputs_.encoder);
+    loader_ = std::make_unique<Loader>(
+        inputs_.LoaderFor(spec_, next_index_, groups_.replica_idx(), groups_.num_replicas()),
+        inputs_.sources, inputs_.encoder);
     while (step_ < spec_.run.steps) {
       Step();
       const bool is_last = step_ == spec_.run.steps;
@@ -144,7 +149,7 @@ class Trainer {
 
  private:
   void Prepare() {
-    model_.params().Allocate(ctx_.device(), ParamLayoutOf(spec_, dp_.size()));
+    model_.params().Allocate(ctx_.device(), ParamLayoutOf(spec_, groups_.sharing().Sizes()));
     const std::string resume = FindResume();
     if (spec_.model.hf.empty()) {
       model_.params().Initialize(spec_.run.seed, inputs_.model.text.initializer_range,
@@ -152,10 +157,12 @@ class Trainer {
     } else if (resume.empty()) {
       LoadWeights(ctx_, HfDirectory::Open(spec_.model.hf), model_);
     }
-    optimizer_ = std::make_unique<ShardedAdamW>(ctx_, model_.params(), dp_, OptimizerConfig(spec_));
+    optimizer_ = std::make_unique<ShardedAdamW>(ctx_, model_.params(), groups_.sharing(),
+                                                OptimizerConfig(spec_));
     if (!resume.empty()) Restore(resume);
-    evaluator_ = std::make_unique<Evaluator>(spec_.eval, *inputs_.encoder, inputs_.pack,
-                                             spec_.batch.micro_batch_tokens, world_);
+    evaluator_ = std::make_unique<Evaluator>(
+        spec_.eval, *inputs_.encoder, inputs_.pack, spec_.batch.micro_batch_tokens, world_,
+        ReplicaSeat{groups_.replica_idx(), groups_.num_replicas(), groups_.leads_replica()});
     if (is_first_) WriteModelSideFiles(spec_, inputs_, spec_.run.out + "/model");
   }
 
@@ -164,10 +171,10 @@ class Trainer {
     std::string found;
     if (is_first_) {
       const std::string latest = FindLatest(spec_.run.out);
-      if (setup_.resume == "auto") {
+      if (resume_ == "auto") {
         found = latest;
-      } else if (setup_.resume != "none") {
-        found = setup_.resume;
+      } else if (resume_ != "none") {
+        found = resume_;
       } else {
         OT_REQUIRE(
             latest.empty(), ErrorCode::kSpec,
@@ -194,9 +201,9 @@ class Trainer {
   void WriteStart() {
     Json record = {{"version", "0.1.0"},
                    {"world", world_.size()},
-                   {"layout", setup_.layout},
+                   {"layout", runtime_.layout.ToString()},
                    {"device", ctx_.device().Describe()},
-                   {"parameters", model_.params().num_elements()},
+                   {"parameters", MultimodalModel(inputs_.model).params().num_elements()},
                    {"resumed_from", resumed_from_.empty() ? Json() : Json(resumed_from_)},
                    {"step", step_},
                    {"spec", ToJson(spec_)}};
@@ -213,10 +220,11 @@ class Trainer {
     const auto begin = Clock::now();
     const StepBatch batch = loader_->Next();
     StepNotes mine;
+    mine.is_counted = groups_.leads_replica() ? 1 : 0;
     mine.lost_loss_tokens = static_cast<double>(batch.lost_loss_tokens);
     mine.lost_samples = static_cast<double>(batch.lost);
     for (const MicroBatch& mb : batch.micro_batches) {
-      const MicroBatchWork work = WorkOf(model_, mb);
+      const MicroBatchWork work = work_.Of(mb);
       mine.encoder_work += work.encoder_flops;
       mine.llm_work += work.llm_flops;
     }
@@ -224,11 +232,12 @@ class Trainer {
     const std::vector<StepNotes> notes = Exchange(world_, mine);
     StepNotes total;
     for (const StepNotes& n : notes) {
+      total.signal = std::max(total.signal, n.signal);
+      if (n.is_counted == 0) continue;
       total.lost_loss_tokens += n.lost_loss_tokens;
       total.lost_samples += n.lost_samples;
       total.encoder_work += n.encoder_work;
       total.llm_work += n.llm_work;
-      total.signal = std::max(total.signal, n.signal);
     }
     signal_ = static_cast<int>(total.signal);
 
@@ -290,16 +299,24 @@ class Trainer {
   [[noreturn]] void Diverged(const StepBatch& batch, const StepParams& params,
                              const StepOutcome& outcome) {
     std::string where;
-    const std::vector<double> losses = executor_.micro_batch_losses();
-    for (size_t i = 0; i < losses.size() && where.empty(); ++i) {
-      if (std::isfinite(losses[i])) continue;
+    const std::vector<double> losses = executor_.ReplicaLosses();
+    // All replicas look together, at as many micro-batches: experts may span them.
+    int first_bad = -1;
+    for (size_t i = 0; i < losses.size() && first_bad < 0; ++i) {
+      if (!std::isfinite(losses[i])) first_bad = static_cast<int>(i);
+    }
+    const bool anyone = world_.AllReduceScalar(int64_t{first_bad >= 0}, ReduceOp::kMax) > 0;
+    if (anyone) {
+      const size_t i = static_cast<size_t>(std::max(0, first_bad));
+      const std::string found = executor_.FindNonFinite(batch.micro_batches[i]);
       std::string samples;
       for (const std::string& key : batch.micro_batches[i].sample_keys) {
         if (samples.size() < 400) samples += (samples.empty() ? "" : ", ") + key;
       }
-      where =
-          fmt::format("rank {} micro_batch {} (samples {}): first not finite: {}", world_.rank(), i,
-                      samples, executor_.FindNonFinite(batch.micro_batches[i]));
+      if (first_bad >= 0 && !found.empty()) {
+        where = fmt::format("rank {} micro_batch {} (samples {}): first not finite: {}",
+                            world_.rank(), i, samples, found);
+      }
     }
     if (where.empty()) {
       const std::string grad = optimizer_->FindNonFiniteGrad(ctx_);
@@ -353,6 +370,20 @@ class Trainer {
     return 128 + signal_;
   }
 
+  // What one rank can run or export by itself: the model, or a copy of what was saved last.
+  const MultimodalModel& WholeModel() {
+    if (groups_.runs_alone()) return model_;
+    if (whole_ == nullptr) {
+      whole_ = std::make_unique<MultimodalModel>(inputs_.model);
+      ParamStore::AllocateOptions allocate;
+      allocate.dtype = model_.params().dtype();
+      std::fill(std::begin(allocate.frozen), std::end(allocate.frozen), true);
+      whole_->params().Allocate(ctx_.device(), allocate);
+      RestoreValues(ctx_, last_save_.path, whole_->params());
+    }
+    return *whole_;
+  }
+
   int Finish() {
     optimizer_->FinishGather(ctx_);  // what follows reads the values without the executor
     Json record = {{"step", step_}, {"reason", "done"}, {"exit_code", 0}};
@@ -361,14 +392,15 @@ class Trainer {
     SaveAndWait();
     if (spec_.checkpoint.hf_export && is_first_) {
       const SaveDtype dtype = spec_.model.save_dtype;
-      SaveModel(ctx_, model_, spec_.run.out + "/hf", SavedDType(dtype, inputs_.model),
+      SaveModel(ctx_, WholeModel(), spec_.run.out + "/hf", SavedDType(dtype, inputs_.model),
                 spec_.run.out + "/model");
       record["hf"] = spec_.run.out + "/hf";
     }
     if (!spec_.eval.sources.empty()) {
       record["eval"] = evaluator_->Loss(executor_);
-      if (spec_.eval.sight.pairs > 0) record["sight"] = evaluator_->Sight(ctx_, model_, executor_);
-      if (spec_.eval.captions > 0) record["captions"] = evaluator_->Captions(ctx_, model_);
+      if (spec_.eval.sight.pairs > 0)
+        record["sight"] = evaluator_->Sight(ctx_, WholeModel(), executor_);
+      if (spec_.eval.captions > 0) record["captions"] = evaluator_->Captions(ctx_, WholeModel());
     }
     record["skipped"] = skipped_;
     record["seconds"] = SecondsSince(start_);
@@ -397,14 +429,17 @@ class Trainer {
 
  private:
   const JobSpec& spec_;
-  const TrainSetup& setup_;
+  const JobRuntime& runtime_;
+  const std::string resume_;
   Context& ctx_;
   Communicator& world_;
-  Communicator& dp_;
   const bool is_first_;
   RecordWriter records_;
   JobInputs inputs_;
+  LayoutGroups groups_;
   MultimodalModel model_;
+  std::unique_ptr<MultimodalModel> whole_;  // of a model that is split, for export and captions
+  WorkCounter work_{inputs_.model};
   StepExecutor executor_;
   std::unique_ptr<ShardedAdamW> optimizer_;
   RunCheckpoints checkpoints_;
@@ -423,7 +458,9 @@ class Trainer {
 
 }  // namespace
 
-int RunTraining(const JobSpec& spec, const TrainSetup& setup) { return Trainer(spec, setup).Run(); }
+int RunTraining(const JobSpec& spec, const JobRuntime& runtime, const std::string& resume) {
+  return Trainer(spec, runtime, resume).Run();
+}
 
 void ExportRun(Context& ctx, const std::string& run_or_checkpoint, const std::string& target,
                SaveDtype dtype) {

@@ -13,10 +13,10 @@ std::vector<int64_t> Segments(const std::vector<int32_t>& cu_seqlens) {
 
 }  // namespace
 
-MicroBatchWork WorkOf(const MultimodalModel& model, const MicroBatch& batch) {
-  return {model.vision().ForwardFlops(Segments(batch.items.cu_seqlens),
-                                      Segments(batch.items.window_cu_seqlens)),
-          model.llm().ForwardFlops(Segments(batch.cu_seqlens), batch.num_loss_tokens())};
+MicroBatchWork WorkCounter::Of(const MicroBatch& batch) const {
+  return {model_.vision().ForwardFlops(Segments(batch.items.cu_seqlens),
+                                       Segments(batch.items.window_cu_seqlens)),
+          model_.llm().ForwardFlops(Segments(batch.cu_seqlens), batch.num_loss_tokens())};
 }
 
 double TrainFlops(const JobSpec& spec, double encoder_forward, double llm_forward) {

@@ -13,7 +13,15 @@ namespace omnitrain {
 struct MicroBatchWork {
   double encoder_flops = 0, llm_flops = 0;
 };
-MicroBatchWork WorkOf(const MultimodalModel& model, const MicroBatch& batch);
+class WorkCounter {
+ public:
+  /// Of the whole model, however it is laid out.
+  explicit WorkCounter(const ModelConfig& config) : model_(config) {}
+  MicroBatchWork Of(const MicroBatch& batch) const;
+
+ private:
+  MultimodalModel model_;  // declared, never allocated
+};
 
 /// Forward and backward: a backward costs one forward for each of the two gradients that is needed;
 /// a frozen encoder has none, a frozen LLM only that of its inputs.

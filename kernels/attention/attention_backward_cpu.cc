@@ -10,21 +10,24 @@
 namespace omnitrain::cpu {
 namespace {
 
-/// A sequence and a kv head: the one owner of dk, dv and of dq of the heads that share it.
+/// A segment and a kv head: the one owner of dk, dv and of dq of the heads that share it.
 struct Task {
   int64_t first_row, length;
+  int64_t first_key, num_keys;
   int64_t kv_head;
 };
 
 /// Query rows whose probabilities are in flight at once, against kKeyTile keys.
 constexpr int64_t kRowBlock = 8 * kTileRows;
 
-std::vector<Task> MakeTasks(const Tensor& cu_seqlens, int64_t num_kv_heads) {
-  const int32_t* cu = cu_seqlens.ptr<int32_t>();
+std::vector<Task> MakeTasks(const AttentionSegments& segments, int64_t num_kv_heads) {
+  const int32_t *cu = segments.q.ptr<int32_t>(), *cu_keys = segments.k.ptr<int32_t>();
   std::vector<Task> tasks;
-  for (int64_t s = 0; s + 1 < cu_seqlens.shape[0]; ++s) {
+  for (int64_t s = 0; s + 1 < segments.q.shape[0]; ++s) {
     if (cu[s + 1] == cu[s]) continue;
-    for (int64_t g = 0; g < num_kv_heads; ++g) tasks.push_back({cu[s], cu[s + 1] - cu[s], g});
+    for (int64_t g = 0; g < num_kv_heads; ++g) {
+      tasks.push_back({cu[s], cu[s + 1] - cu[s], cu_keys[s], cu_keys[s + 1] - cu_keys[s], g});
+    }
   }
   // The longest first, so that threads end together.
   std::stable_sort(tasks.begin(), tasks.end(),
@@ -65,10 +68,8 @@ template <typename T>
 class Backward {
  public:
   Backward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
-           const Tensor& lse, const AttentionParams& params, const Tensor& dq, const Tensor& dk,
-           const Tensor& dv)
-      : num_tokens_(q.shape[0]),
-        head_dim_(q.shape[2]),
+           const Tensor& lse, const AttentionParams& params, const AttentionGradients& gradients)
+      : head_dim_(q.shape[2]),
         padded_dim_(RoundUp(head_dim_, kTileCols<T>)),
         group_(q.shape[1] / k.shape[1]),
         is_causal_(params.is_causal),
@@ -78,10 +79,12 @@ class Backward {
         k_{k.ptr<T>(), k.row_stride},
         v_{v.ptr<T>(), v.row_stride},
         o_{o.ptr<T>(), o.row_stride},
-        dq_{dq.ptr<T>(), dq.row_stride},
-        dk_{dk.ptr<T>(), dk.row_stride},
-        dv_{dv.ptr<T>(), dv.row_stride},
-        lse_(lse.ptr<T>()) {}
+        dq_{gradients.dq.ptr<T>(), gradients.dq.row_stride},
+        dk_{gradients.dk.ptr<T>(), gradients.dk.row_stride},
+        dv_{gradients.dv.ptr<T>(), gradients.dv.row_stride},
+        lse_{lse.ptr<T>(), lse.row_stride},
+        dq_write_(gradients.dq_write),
+        dkv_write_(gradients.dkv_write) {}
 
   int64_t head_dim() const { return head_dim_; }
   int64_t padded_dim() const { return padded_dim_; }
@@ -90,11 +93,11 @@ class Backward {
 
   void Run(const Task& task, const Workspace<T>& w) const {
     LoadQueries(task, w);
-    const HeadRows<const T> k = HeadOf(k_, task, task.kv_head);
-    const HeadRows<const T> v = HeadOf(v_, task, task.kv_head);
+    const HeadRows<const T> k = HeadOf(k_, task.first_key, task.kv_head);
+    const HeadRows<const T> v = HeadOf(v_, task.first_key, task.kv_head);
     const int64_t padded_rows = PaddedRows(task.length);
-    for (int64_t key0 = 0; key0 < task.length; key0 += kKeyTile) {
-      const int64_t keys = std::min(kKeyTile, task.length - key0);
+    for (int64_t key0 = 0; key0 < task.num_keys; key0 += kKeyTile) {
+      const int64_t keys = std::min(kKeyTile, task.num_keys - key0);
       PackTransposed<T>({k[key0], k.stride}, keys, head_dim_, w.k_transposed);
       PackTransposed<T>({v[key0], v.stride}, keys, head_dim_, w.v_transposed);
       PackPanels<T>({k[key0], k.stride}, keys, head_dim_, w.k);
@@ -105,24 +108,25 @@ class Backward {
       for (int64_t r = first; r < padded_rows; r += kRowBlock) {
         RowBlock(task, w, r, std::min(kRowBlock, padded_rows - r), key0, keys);
       }
-      StoreKeys(w.dk, HeadOf(dk_, task, task.kv_head), key0, keys);
-      StoreKeys(w.dv, HeadOf(dv_, task, task.kv_head), key0, keys);
+      StoreKeys(w.dk, HeadOf(dk_, task.first_key, task.kv_head), key0, keys);
+      StoreKeys(w.dv, HeadOf(dv_, task.first_key, task.kv_head), key0, keys);
     }
     StoreQueryGrads(task, w);
   }
 
  private:
   template <typename S>
-  HeadRows<S> HeadOf(HeadRows<S> all, const Task& task, int64_t head) const {
-    return {all[task.first_row] + head * head_dim_, all.stride};
+  HeadRows<S> HeadOf(HeadRows<S> all, int64_t first_row, int64_t head) const {
+    return {all[first_row] + head * head_dim_, all.stride};
   }
 
   void LoadQueries(const Task& task, const Workspace<T>& w) const {
     const int64_t head = task.kv_head * group_;
     const int64_t rows = task.length * group_, padding = PaddedRows(task.length) - rows;
-    const HeadRows<const T> d_o = HeadOf(d_o_, task, head), o = HeadOf(o_, task, head);
-    PackQueries<T>(HeadOf(q_, task, head), 0, task.length, group_, head_dim_, scale_, padded_dim_,
-                   w.q);
+    const HeadRows<const T> d_o = HeadOf(d_o_, task.first_row, head);
+    const HeadRows<const T> o = HeadOf(o_, task.first_row, head);
+    PackQueries<T>(HeadOf(q_, task.first_row, head), 0, task.length, group_, head_dim_, scale_,
+                   padded_dim_, w.q);
     PackQueries<T>(d_o, 0, task.length, group_, head_dim_, T(1), padded_dim_, w.d_o);
     int64_t r = 0;
     for (int64_t i = 0; i < task.length; ++i) {
@@ -132,7 +136,7 @@ class Backward {
 #pragma omp simd reduction(+ : sum)
         for (int64_t d = 0; d < head_dim_; ++d) sum += a[d] * b[d];
         w.delta[r] = sum;
-        w.lse[r] = lse_[(head + h) * num_tokens_ + task.first_row + i];
+        w.lse[r] = lse_[head + h][task.first_row + i];
       }
     }
     // Rows of zeros: their probabilities are finite and meet gradients of 0.
@@ -236,27 +240,36 @@ class Backward {
 
   void StoreKeys(const T* from, HeadRows<T> to, int64_t key0, int64_t keys) const {
     for (int64_t j = 0; j < keys; ++j) {
-      std::copy_n(from + j * padded_dim_, head_dim_, to[key0 + j]);
+      StoreRow(from + j * padded_dim_, T(1), dkv_write_, to[key0 + j]);
     }
   }
 
   void StoreQueryGrads(const Task& task, const Workspace<T>& w) const {
-    const HeadRows<T> dq = HeadOf(dq_, task, task.kv_head * group_);
+    const HeadRows<T> dq = HeadOf(dq_, task.first_row, task.kv_head * group_);
     const T* from = w.dq;
     for (int64_t i = 0; i < task.length; ++i) {
       for (int64_t h = 0; h < group_; ++h, from += padded_dim_) {
-        T* to = dq[i] + h * head_dim_;
-        for (int64_t d = 0; d < head_dim_; ++d) to[d] = scale_ * from[d];
+        StoreRow(from, scale_, dq_write_, dq[i] + h * head_dim_);
       }
     }
   }
 
-  int64_t num_tokens_, head_dim_, padded_dim_, group_;
+  /// to (= or +=) factor * from.
+  void StoreRow(const T* from, T factor, Write write, T* to) const {
+    if (write == Write::kOverwrite) {
+      for (int64_t d = 0; d < head_dim_; ++d) to[d] = factor * from[d];
+    } else {
+      for (int64_t d = 0; d < head_dim_; ++d) to[d] += factor * from[d];
+    }
+  }
+
+  int64_t head_dim_, padded_dim_, group_;
   bool is_causal_;
   T scale_;
   HeadRows<const T> d_o_, q_, k_, v_, o_;
   HeadRows<T> dq_, dk_, dv_;
-  const T* lse_;
+  HeadRows<const T> lse_;  // a row a head
+  Write dq_write_, dkv_write_;
 };
 
 }  // namespace
@@ -264,10 +277,10 @@ class Backward {
 template <typename T>
 void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
                        const Tensor& v, const Tensor& o, const Tensor& lse,
-                       const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
-                       Tensor dk, Tensor dv) {
-  const Backward<T> backward(d_o, q, k, v, o, lse, params, dq, dk, dv);
-  const std::vector<Task> tasks = MakeTasks(cu_seqlens, k.shape[1]);
+                       const AttentionSegments& segments, const AttentionParams& params,
+                       const AttentionGradients& gradients) {
+  const Backward<T> backward(d_o, q, k, v, o, lse, params, gradients);
+  const std::vector<Task> tasks = MakeTasks(segments, k.shape[1]);
   if (tasks.empty()) return;
   const int64_t rows = backward.PaddedRows(tasks.front().length);
   Carver count;
@@ -286,10 +299,12 @@ void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const T
 }
 
 template void AttentionBackward<float>(Context&, const Tensor&, const Tensor&, const Tensor&,
-                                       const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                       const AttentionParams&, Tensor, Tensor, Tensor);
+                                       const Tensor&, const Tensor&, const Tensor&,
+                                       const AttentionSegments&, const AttentionParams&,
+                                       const AttentionGradients&);
 template void AttentionBackward<double>(Context&, const Tensor&, const Tensor&, const Tensor&,
-                                        const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                        const AttentionParams&, Tensor, Tensor, Tensor);
+                                        const Tensor&, const Tensor&, const Tensor&,
+                                        const AttentionSegments&, const AttentionParams&,
+                                        const AttentionGradients&);
 
 }  // namespace omnitrain::cpu

@@ -10,14 +10,14 @@
 namespace omnitrain::cpu {
 namespace {
 
-/// Queries [begin, end) of a sequence, for the heads that share kv head `kv_head`.
+/// Queries [begin, end) of a segment, for the heads that share kv head `kv_head`.
 struct Task {
-  int64_t first_row, length;  // of the sequence
+  int64_t first_row, first_key, num_keys;  // of the segment
   int64_t kv_head;
   int64_t begin, end;
 
   int64_t Cost(bool is_causal) const {
-    return (end - begin) * (is_causal ? (begin + end) / 2 : length);
+    return (end - begin) * (is_causal ? (begin + end) / 2 : num_keys);
   }
 };
 
@@ -28,10 +28,10 @@ constexpr int64_t kMaxTaskRows = 768;
 /// Query rows whose scores are in flight at once: with a panel of keys they fit the L1 cache.
 constexpr int64_t kRowBlock = 4 * kTileRows;
 
-std::vector<Task> MakeTasks(const Tensor& cu_seqlens, int64_t num_kv_heads, int64_t group,
+std::vector<Task> MakeTasks(const AttentionSegments& segments, int64_t num_kv_heads, int64_t group,
                             bool is_causal) {
-  const int32_t* cu = cu_seqlens.ptr<int32_t>();
-  const int64_t num_sequences = cu_seqlens.shape[0] - 1;
+  const int32_t *cu = segments.q.ptr<int32_t>(), *cu_keys = segments.k.ptr<int32_t>();
+  const int64_t num_sequences = segments.q.shape[0] - 1;
   const int64_t num_tokens = cu[num_sequences];
   // Enough tasks that threads end together, in blocks large enough to repay their packing.
   const int64_t wanted = 4 * omp_get_max_threads();
@@ -44,7 +44,8 @@ std::vector<Task> MakeTasks(const Tensor& cu_seqlens, int64_t num_kv_heads, int6
     const int64_t num_blocks = (length + block - 1) / block;
     for (int64_t b = 0; b < num_blocks; ++b) {
       for (int64_t g = 0; g < num_kv_heads; ++g) {
-        tasks.push_back({cu[s], length, g, length * b / num_blocks, length * (b + 1) / num_blocks});
+        tasks.push_back({cu[s], cu_keys[s], cu_keys[s + 1] - cu_keys[s], g, length * b / num_blocks,
+                         length * (b + 1) / num_blocks});
       }
     }
   }
@@ -79,8 +80,7 @@ class Forward {
  public:
   Forward(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& params,
           const Tensor& o, const Tensor& lse)
-      : num_tokens_(q.shape[0]),
-        head_dim_(q.shape[2]),
+      : head_dim_(q.shape[2]),
         padded_dim_(RoundUp(head_dim_, kTileCols<T>)),
         group_(q.shape[1] / k.shape[1]),
         is_causal_(params.is_causal),
@@ -89,7 +89,7 @@ class Forward {
         k_{k.ptr<T>(), k.row_stride},
         v_{v.ptr<T>(), v.row_stride},
         o_{o.ptr<T>(), o.row_stride},
-        lse_(lse.ptr<T>()) {}
+        lse_{lse.ptr<T>(), lse.row_stride} {}
 
   int64_t head_dim() const { return head_dim_; }
   int64_t padded_dim() const { return padded_dim_; }
@@ -98,16 +98,16 @@ class Forward {
   void Run(const Task& task, const Workspace<T>& w) const {
     const int64_t rows = (task.end - task.begin) * group_;
     const int64_t padded_rows = RoundUp(rows, kTileRows);
-    const HeadRows<const T> q = HeadOf(q_, task, task.kv_head * group_);
-    const HeadRows<const T> k = HeadOf(k_, task, task.kv_head);
-    const HeadRows<const T> v = HeadOf(v_, task, task.kv_head);
+    const HeadRows<const T> q = HeadOf(q_, task.first_row, task.kv_head * group_);
+    const HeadRows<const T> k = HeadOf(k_, task.first_key, task.kv_head);
+    const HeadRows<const T> v = HeadOf(v_, task.first_key, task.kv_head);
     PackQueries<T>(q, task.begin, task.end, group_, head_dim_, scale_, head_dim_, w.q);
     std::fill_n(w.q + rows * head_dim_, (padded_rows - rows) * head_dim_, T(0));
     std::fill_n(w.o, padded_rows * padded_dim_, T(0));
     std::fill_n(w.max, padded_rows, -std::numeric_limits<T>::infinity());
     std::fill_n(w.sum, padded_rows, T(0));
 
-    const int64_t num_keys = is_causal_ ? task.end : task.length;
+    const int64_t num_keys = is_causal_ ? task.end : task.num_keys;
     for (int64_t key0 = 0; key0 < num_keys; key0 += kKeyTile) {
       const int64_t keys = std::min(kKeyTile, num_keys - key0);
       PackTransposed<T>({k[key0], k.stride}, keys, head_dim_, w.k_transposed);
@@ -120,11 +120,8 @@ class Forward {
   }
 
  private:
-  static HeadRows<const T> HeadOf(HeadRows<const T> all, int64_t first_row, int64_t offset) {
-    return {all.data + first_row * all.stride + offset, all.stride};
-  }
-  HeadRows<const T> HeadOf(HeadRows<const T> all, const Task& task, int64_t head) const {
-    return HeadOf(all, task.first_row, head * head_dim_);
+  HeadRows<const T> HeadOf(HeadRows<const T> all, int64_t first_row, int64_t head) const {
+    return {all[first_row] + head * head_dim_, all.stride};
   }
 
   /// Keys of [key0, key0 + keys) that packed row r sees.
@@ -222,29 +219,28 @@ class Forward {
         const T* from = w.o + r * padded_dim_;
         const T inverse = T(1) / w.sum[r];
         for (int64_t d = 0; d < head_dim_; ++d) to[d] = from[d] * inverse;
-        lse_[(task.kv_head * group_ + h) * num_tokens_ + task.first_row + i] =
-            w.max[r] + std::log(w.sum[r]);
+        lse_[task.kv_head * group_ + h][task.first_row + i] = w.max[r] + std::log(w.sum[r]);
       }
     }
   }
 
-  int64_t num_tokens_, head_dim_, padded_dim_, group_;
+  int64_t head_dim_, padded_dim_, group_;
   bool is_causal_;
   T scale_;
   HeadRows<const T> q_, k_, v_;
   HeadRows<T> o_;
-  T* lse_;
+  HeadRows<T> lse_;  // a row a head
 };
 
 }  // namespace
 
 template <typename T>
 void AttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                      const Tensor& cu_seqlens, const AttentionParams& params, Tensor o,
+                      const AttentionSegments& segments, const AttentionParams& params, Tensor o,
                       Tensor lse) {
   const Forward<T> forward(q, k, v, params, o, lse);
   const std::vector<Task> tasks =
-      MakeTasks(cu_seqlens, k.shape[1], forward.group(), params.is_causal);
+      MakeTasks(segments, k.shape[1], forward.group(), params.is_causal);
   if (tasks.empty()) return;
   int64_t rows = 0;
   for (const Task& task : tasks) rows = std::max(rows, (task.end - task.begin) * forward.group());
@@ -265,8 +261,10 @@ void AttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tens
 }
 
 template void AttentionForward<float>(Context&, const Tensor&, const Tensor&, const Tensor&,
-                                      const Tensor&, const AttentionParams&, Tensor, Tensor);
+                                      const AttentionSegments&, const AttentionParams&, Tensor,
+                                      Tensor);
 template void AttentionForward<double>(Context&, const Tensor&, const Tensor&, const Tensor&,
-                                       const Tensor&, const AttentionParams&, Tensor, Tensor);
+                                       const AttentionSegments&, const AttentionParams&, Tensor,
+                                       Tensor);
 
 }  // namespace omnitrain::cpu

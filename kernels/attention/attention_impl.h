@@ -10,14 +10,17 @@ namespace omnitrain::cpu {
 
 template <typename T>
 void AttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                      const Tensor& cu_seqlens, const AttentionParams& params, Tensor o,
+                      const AttentionSegments& segments, const AttentionParams& params, Tensor o,
                       Tensor lse);
 
 template <typename T>
 void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
                        const Tensor& v, const Tensor& o, const Tensor& lse,
-                       const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
-                       Tensor dk, Tensor dv);
+                       const AttentionSegments& segments, const AttentionParams& params,
+                       const AttentionGradients& gradients);
+
+template <typename T>
+void AttentionMerge(const Tensor& o_part, const Tensor& lse_part, Tensor o, Tensor lse);
 
 }  // namespace omnitrain::cpu
 
@@ -26,11 +29,13 @@ namespace omnitrain::cuda {
 // The ops of attention.h on operands that were checked, f32 and bf16, head dims up to 128.
 
 void AttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                      const Tensor& cu_seqlens, const AttentionParams& params, Tensor o,
+                      const AttentionSegments& segments, const AttentionParams& params, Tensor o,
                       Tensor lse);
 void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
                        const Tensor& v, const Tensor& o, const Tensor& lse,
-                       const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
-                       Tensor dk, Tensor dv);
+                       const AttentionSegments& segments, const AttentionParams& params,
+                       const AttentionGradients& gradients);
+void AttentionMerge(Context& ctx, const Tensor& o_part, const Tensor& lse_part, Tensor o,
+                    Tensor lse);
 
 }  // namespace omnitrain::cuda

@@ -181,6 +181,42 @@ __device__ __forceinline__ void StoreRows(const float (&acc)[kM][kHeadDim / 8][4
   }
 }
 
+/// Two neighbours of a gradient, the first in an even column.
+__device__ __forceinline__ void StorePair(const GradHeads<Bf16>& to, int64_t token, int head,
+                                          int column, float x, float y) {
+  const int64_t at = token * to.stride + static_cast<int64_t>(head) * to.head_dim + column;
+  if (to.is_f32) {
+    float2* pair = reinterpret_cast<float2*>(static_cast<float*>(to.data) + at);
+    if (to.adds) x += pair->x, y += pair->y;
+    *pair = make_float2(x, y);
+  } else {
+    __nv_bfloat162* pair = reinterpret_cast<__nv_bfloat162*>(static_cast<Bf16*>(to.data) + at);
+    if (to.adds) x += __low2float(*pair), y += __high2float(*pair);
+    *pair = __floats2bfloat162_rn(x, y);
+  }
+}
+
+/// Rows [begin, end) of a gradient from accumulators times `factor`.
+template <int kHeadDim, int kM>
+__device__ __forceinline__ void StoreGradRows(const float (&acc)[kM][kHeadDim / 8][4],
+                                              int64_t begin, int64_t end, int head,
+                                              const GradHeads<Bf16>& to, float factor) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t token = begin + FragmentRow(m, 2 * half);
+      if (token >= end) continue;
+#pragma unroll
+      for (int n = 0; n < kHeadDim / 8; ++n) {
+        if (8 * n >= to.head_dim) continue;
+        StorePair(to, token, head, FragmentColumn(n, 0), acc[m][n][2 * half] * factor,
+                  acc[m][n][2 * half + 1] * factor);
+      }
+    }
+  }
+}
+
 /// Calls f with the head dim that kernels are made for: head dims between go to the next.
 template <typename F>
 void DispatchHeadDim(int64_t head_dim, F&& f) {

@@ -19,18 +19,18 @@ constexpr int kTile = 64;
 struct Split {
   int count;
   float *dk, *dv;  // [count, T, G, K]; absent for one
-  int64_t num_tokens;
+  int64_t num_keys;
   int num_kv_heads, head_dim;
   __device__ __forceinline__ int64_t Row(int part, int64_t token, int kv_head) const {
-    return ((part * num_tokens + token) * num_kv_heads + kv_head) * head_dim;
+    return ((part * num_keys + token) * num_kv_heads + kv_head) * head_dim;
   }
 };
 
 /// dk = scale * the sum of its parts, dv likewise without the scale; two elements a thread.
-__global__ void SumSplits(Split split, float scale, Heads<Bf16> dk, Heads<Bf16> dv) {
+__global__ void SumSplits(Split split, float scale, GradHeads<Bf16> dk, GradHeads<Bf16> dv) {
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 2;
   const int64_t row_width = int64_t{split.num_kv_heads} * split.head_dim;
-  const int64_t size = split.num_tokens * row_width;
+  const int64_t size = split.num_keys * row_width;
   if (i >= size) return;
   float2 k = {0, 0}, v = {0, 0};
   for (int part = 0; part < split.count; ++part) {
@@ -39,17 +39,17 @@ __global__ void SumSplits(Split split, float scale, Heads<Bf16> dk, Heads<Bf16> 
     k = {k.x + a.x, k.y + a.y};
     v = {v.x + b.x, v.y + b.y};
   }
-  const int64_t token = i / row_width, column = i % row_width;
-  *reinterpret_cast<uint32_t*>(dk.data + token * dk.stride + column) =
-      PackBf16(k.x * scale, k.y * scale);
-  *reinterpret_cast<uint32_t*>(dv.data + token * dv.stride + column) = PackBf16(v.x, v.y);
+  const int64_t token = i / row_width;
+  const int column = static_cast<int>(i % row_width);
+  StorePair(dk, token, 0, column, k.x * scale, k.y * scale);
+  StorePair(dv, token, 0, column, v.x, v.y);
 }
 
 /// How many blocks share a kv head's queries: the fewest that give every multiprocessor some.
-int NumSplits(int64_t num_tokens, int64_t num_kv_heads, int group) {
+int NumSplits(int64_t num_keys, int64_t num_kv_heads, int group) {
   constexpr int64_t kEnoughBlocks = 8 * 132;
   for (int count = 1; count < group; ++count) {
-    if (group % count == 0 && CeilDiv(num_tokens, kTile) * num_kv_heads * count >= kEnoughBlocks) {
+    if (group % count == 0 && CeilDiv(num_keys, kTile) * num_kv_heads * count >= kEnoughBlocks) {
       return count;
     }
   }
@@ -65,7 +65,7 @@ template <int kHeadDim>
 __global__ void __launch_bounds__(kMmaThreads, 2)
     MmaKeyGradKernel(Heads<const Bf16> d_o, Heads<const Bf16> q, Heads<const Bf16> k,
                      Heads<const Bf16> v, const float* lse, const float* delta, Sequences s,
-                     Split split, Heads<Bf16> dk, Heads<Bf16> dv) {
+                     Split split, GradHeads<Bf16> dk, GradHeads<Bf16> dv) {
   constexpr int kN = kTile / 8, pitch = kPitch<kHeadDim>;
   extern __shared__ __align__(16) unsigned char shared[];
   Bf16* k_tile = reinterpret_cast<Bf16*>(shared);
@@ -77,15 +77,16 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   const auto lse_tile = [&](int stage) { return query_values + (2 * stage) * kTile; };
   const auto delta_tile = [&](int stage) { return query_values + (2 * stage + 1) * kTile; };
 
-  const int64_t first = s.cu_seqlens[blockIdx.z], last = s.cu_seqlens[blockIdx.z + 1];
-  const int64_t begin = first + static_cast<int64_t>(blockIdx.x) * kTile;
-  if (begin >= last) return;
+  const int64_t last_key = s.keys[blockIdx.z + 1];
+  const int64_t begin = s.keys[blockIdx.z] + static_cast<int64_t>(blockIdx.x) * kTile;
+  if (begin >= last_key) return;
   const int kv_head = static_cast<int>(blockIdx.y) / split.count;
   const int part = static_cast<int>(blockIdx.y) % split.count;
   const int num_heads = s.group / split.count, first_head = kv_head * s.group + part * num_heads;
   const int warp_row = static_cast<int>(threadIdx.x) / 32 * 16;
   // The tiles of queries, head by head.
-  const int64_t query_begin = s.is_causal ? begin : first;
+  const int64_t query_begin = s.is_causal ? begin : s.queries[blockIdx.z];
+  const int64_t last = s.queries[blockIdx.z + 1];
   const int tiles_per_head = static_cast<int>((last - query_begin + kTile - 1) / kTile);
   const int tiles = tiles_per_head * num_heads;
   const auto head_of = [&](int i) { return first_head + i / tiles_per_head; };
@@ -97,16 +98,16 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
     CopyTileAsync<kHeadDim, kTile>(d_o, queries, last, head, do_tile(stage));
     const int r = static_cast<int>(threadIdx.x) % kTile;
     const bool is_real = queries + r < last;
-    const int64_t at = is_real ? head * s.num_tokens + queries + r : 0;
+    const int64_t token = is_real ? queries + r : 0;
     if (threadIdx.x < kTile) {
-      CopyAsync<4>(lse_tile(stage) + r, lse + at, is_real);
+      CopyAsync<4>(lse_tile(stage) + r, lse + head * s.lse_stride + token, is_real);
     } else {
-      CopyAsync<4>(delta_tile(stage) + r, delta + at, is_real);
+      CopyAsync<4>(delta_tile(stage) + r, delta + head * s.num_queries + token, is_real);
     }
   };
 
-  CopyTileAsync<kHeadDim, kTile>(k, begin, last, kv_head, k_tile);
-  CopyTileAsync<kHeadDim, kTile>(v, begin, last, kv_head, v_tile);
+  CopyTileAsync<kHeadDim, kTile>(k, begin, last_key, kv_head, k_tile);
+  CopyTileAsync<kHeadDim, kTile>(v, begin, last_key, kv_head, v_tile);
   copy_queries(0, 0);
 
   const float scale = s.scale * kLog2E;
@@ -143,12 +144,14 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
     }
     MultiplyRounded<kHeadDim>(ds, q_tile(stage), dk_acc);
   }
+  // Read again: the loop has no register to keep it in.
+  const int64_t key_end = s.keys[blockIdx.z + 1];
   if (split.count > 1) {
     const auto store = [&](const float(&acc)[1][kHeadDim / 8][4], float* sums) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int64_t token = begin + warp_row + FragmentRow(0, 2 * half);
-        if (token >= last) continue;
+        if (token >= key_end) continue;
         float* row = sums + split.Row(part, token, kv_head);
 #pragma unroll
         for (int n = 0; n < kHeadDim / 8; ++n) {
@@ -162,10 +165,8 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
     store(dv_acc, split.dv);
     return;
   }
-  StoreRows<kHeadDim, 1>(dk_acc, begin + warp_row, last, kv_head, dk,
-                         [&](int, int) { return s.scale; });
-  StoreRows<kHeadDim, 1>(dv_acc, begin + warp_row, last, kv_head, dv,
-                         [](int, int) { return 1.0f; });
+  StoreGradRows<kHeadDim, 1>(dk_acc, begin + warp_row, key_end, kv_head, dk, s.scale);
+  StoreGradRows<kHeadDim, 1>(dv_acc, begin + warp_row, key_end, kv_head, dv, 1.0f);
 }
 
 // dq: a block has kQueries queries of a head, a warp 16 kM of them.
@@ -180,7 +181,7 @@ template <int kHeadDim>
 __global__ void __launch_bounds__(kMmaThreads, 2)
     MmaQueryGradKernel(Heads<const Bf16> d_o, Heads<const Bf16> q, Heads<const Bf16> k,
                        Heads<const Bf16> v, const float* lse, const float* delta, Sequences s,
-                       Heads<Bf16> dq) {
+                       GradHeads<Bf16> dq) {
   constexpr int kN = kKeys / 8, pitch = kPitch<kHeadDim>;
   extern __shared__ __align__(16) unsigned char shared[];
   Bf16* q_tile = reinterpret_cast<Bf16*>(shared);
@@ -189,16 +190,17 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   const auto k_tile = [&](int stage) { return kv_tiles + (2 * stage) * kKeys * pitch; };
   const auto v_tile = [&](int stage) { return kv_tiles + (2 * stage + 1) * kKeys * pitch; };
 
-  const int64_t first = s.cu_seqlens[blockIdx.z], last = s.cu_seqlens[blockIdx.z + 1];
-  const int64_t tiles = (last - first + kQueries - 1) / kQueries;
+  const int64_t first_query = s.queries[blockIdx.z], last_query = s.queries[blockIdx.z + 1];
+  const int64_t tiles = (last_query - first_query + kQueries - 1) / kQueries;
   if (blockIdx.x >= tiles) return;
-  const int64_t begin = first + (tiles - 1 - blockIdx.x) * kQueries;
+  const int64_t begin = first_query + (tiles - 1 - blockIdx.x) * kQueries;
+  const int64_t first = s.keys[blockIdx.z], last = s.keys[blockIdx.z + 1];
   const int head = blockIdx.y, kv_head = head / s.group;
   const int warp_row = static_cast<int>(threadIdx.x) / 32 * 16 * kM;
   const int64_t key_end = s.is_causal ? min(last, begin + kQueries) : last;
 
-  CopyTileAsync<kHeadDim, kQueries>(q, begin, last, head, q_tile);
-  CopyTileAsync<kHeadDim, kQueries>(d_o, begin, last, head, do_tile);
+  CopyTileAsync<kHeadDim, kQueries>(q, begin, last_query, head, q_tile);
+  CopyTileAsync<kHeadDim, kQueries>(d_o, begin, last_query, head, do_tile);
   CopyTileAsync<kHeadDim, kKeys>(k, first, last, kv_head, k_tile(0));
   CopyTileAsync<kHeadDim, kKeys>(v, first, last, kv_head, v_tile(0));
 
@@ -208,9 +210,9 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t token = begin + warp_row + FragmentRow(m, 2 * half);
-      const int64_t at = head * s.num_tokens + token;
-      row_lse[m][half] = token < last ? lse[at] * kLog2E : 0;
-      row_delta[m][half] = token < last ? delta[at] : 0;
+      const bool is_real = token < last_query;
+      row_lse[m][half] = is_real ? lse[head * s.lse_stride + token] * kLog2E : 0;
+      row_delta[m][half] = is_real ? delta[head * s.num_queries + token] : 0;
     }
   }
 
@@ -246,7 +248,7 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
     }
     MultiplyRounded<kHeadDim>(ds, k_tile(stage), acc);
   }
-  StoreRows<kHeadDim, kM>(acc, begin + warp_row, last, head, dq, [&](int, int) { return s.scale; });
+  StoreGradRows<kHeadDim, kM>(acc, begin + warp_row, s.queries[blockIdx.z + 1], head, dq, s.scale);
 }
 
 }  // namespace
@@ -259,9 +261,12 @@ size_t SplitSumsBytes(const Tensor& q, const Tensor& k) {
 
 void MmaAttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
                           const Tensor& v, const Tensor& lse, const float* delta, float* split_sums,
-                          const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
-                          Tensor dk, Tensor dv) {
-  const Sequences s = SequencesOf(q, k, cu_seqlens, params);
+                          const AttentionSegments& segments, const AttentionParams& params,
+                          const AttentionGradients& gradients) {
+  const Sequences s = SequencesOf(q, k, lse, segments, params);
+  const auto dq = GradHeadsOf<Bf16>(gradients.dq, gradients.dq_write);
+  const auto dk = GradHeadsOf<Bf16>(gradients.dk, gradients.dkv_write);
+  const auto dv = GradHeadsOf<Bf16>(gradients.dv, gradients.dkv_write);
   const int64_t T = k.shape[0], G = k.shape[1], K = k.shape[2];
   Split split{NumSplits(T, G, s.group), nullptr, nullptr, T, static_cast<int>(G),
               static_cast<int>(K)};
@@ -272,24 +277,24 @@ void MmaAttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, cons
     const auto key_grad = MmaKeyGradKernel<kHeadDim>;
     constexpr size_t kKeyBytes = KeyGradSharedBytes<kHeadDim>();
     AllowShared(key_grad, kKeyBytes);
-    key_grad<<<TileGrid(cu_seqlens, params, G * split.count, kTile), kMmaThreads, kKeyBytes,
+    key_grad<<<TileGrid(segments.k, segments.max_k, G * split.count, kTile), kMmaThreads, kKeyBytes,
                StreamOf(ctx)>>>(HeadsOf<const Bf16>(d_o), HeadsOf<const Bf16>(q),
                                 HeadsOf<const Bf16>(k), HeadsOf<const Bf16>(v), Data<float>(lse),
-                                delta, s, split, HeadsOf<Bf16>(dk), HeadsOf<Bf16>(dv));
+                                delta, s, split, dk, dv);
     CheckLaunch("attention backward: keys");
     if (split.count > 1) {
       constexpr int kThreads = 256;
       SumSplits<<<static_cast<unsigned>(CeilDiv(T * G * K / 2, kThreads)), kThreads, 0,
-                  StreamOf(ctx)>>>(split, s.scale, HeadsOf<Bf16>(dk), HeadsOf<Bf16>(dv));
+                  StreamOf(ctx)>>>(split, s.scale, dk, dv);
       CheckLaunch("attention backward: sums");
     }
     const auto query_grad = MmaQueryGradKernel<kHeadDim>;
     constexpr size_t kQueryBytes = QueryGradSharedBytes<kHeadDim>();
     AllowShared(query_grad, kQueryBytes);
-    query_grad<<<TileGrid(cu_seqlens, params, q.shape[1], kQueries), kMmaThreads, kQueryBytes,
-                 StreamOf(ctx)>>>(HeadsOf<const Bf16>(d_o), HeadsOf<const Bf16>(q),
-                                  HeadsOf<const Bf16>(k), HeadsOf<const Bf16>(v), Data<float>(lse),
-                                  delta, s, HeadsOf<Bf16>(dq));
+    query_grad<<<TileGrid(segments.q, segments.max_q, q.shape[1], kQueries), kMmaThreads,
+                 kQueryBytes, StreamOf(ctx)>>>(HeadsOf<const Bf16>(d_o), HeadsOf<const Bf16>(q),
+                                               HeadsOf<const Bf16>(k), HeadsOf<const Bf16>(v),
+                                               Data<float>(lse), delta, s, dq);
     CheckLaunch("attention backward: queries");
   });
 }

@@ -26,16 +26,17 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
   const auto k_tile = [&](int stage) { return kv_tiles + (2 * stage) * kKeys * pitch; };
   const auto v_tile = [&](int stage) { return kv_tiles + (2 * stage + 1) * kKeys * pitch; };
 
-  const int64_t first = s.cu_seqlens[blockIdx.z], last = s.cu_seqlens[blockIdx.z + 1];
-  const int64_t tiles = (last - first + kQueries - 1) / kQueries;
+  const int64_t first_query = s.queries[blockIdx.z], last_query = s.queries[blockIdx.z + 1];
+  const int64_t tiles = (last_query - first_query + kQueries - 1) / kQueries;
   if (blockIdx.x >= tiles) return;
   // The last queries of a causal sequence have the most keys: they go first.
-  const int64_t begin = first + (tiles - 1 - blockIdx.x) * kQueries;
+  const int64_t begin = first_query + (tiles - 1 - blockIdx.x) * kQueries;
+  const int64_t first = s.keys[blockIdx.z], last = s.keys[blockIdx.z + 1];
   const int head = blockIdx.y, kv_head = head / s.group;
   const int warp_row = static_cast<int>(threadIdx.x) / 32 * 16 * kM;
   const int64_t key_end = s.is_causal ? min(last, begin + kQueries) : last;
 
-  CopyTileAsync<kHeadDim, kQueries>(q, begin, last, head, q_tile);
+  CopyTileAsync<kHeadDim, kQueries>(q, begin, last_query, head, q_tile);
   CopyTileAsync<kHeadDim, kKeys>(k, first, last, kv_head, k_tile(0));
   CopyTileAsync<kHeadDim, kKeys>(v, first, last, kv_head, v_tile(0));
 
@@ -104,6 +105,8 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
     MultiplyRounded<kHeadDim>(p, v_tile(stage), acc);
   }
 
+  // Read again: the loop has no register to keep it in.
+  const int64_t query_end = s.queries[blockIdx.z + 1];
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
@@ -112,12 +115,12 @@ __global__ void __launch_bounds__(kMmaThreads, 2)
       sum += __shfl_xor_sync(0xffffffffu, sum, 1);
       sum += __shfl_xor_sync(0xffffffffu, sum, 2);
       const int64_t token = begin + warp_row + FragmentRow(m, 2 * half);
-      if (token < last && threadIdx.x % 4 == 0) {
-        lse[head * s.num_tokens + token] = row_max[m][half] * s.scale + logf(sum);
+      if (token < query_end && threadIdx.x % 4 == 0) {
+        lse[head * s.lse_stride + token] = row_max[m][half] * s.scale + logf(sum);
       }
     }
   }
-  StoreRows<kHeadDim, kM>(acc, begin + warp_row, last, head, o,
+  StoreRows<kHeadDim, kM>(acc, begin + warp_row, query_end, head, o,
                           [&](int m, int half) { return 1.0f / row_sum[m][half]; });
 }
 
@@ -133,7 +136,7 @@ bool FitsMma(const Tensor& q, const Tensor& k, const Tensor& v) {
 }
 
 void MmaAttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                         const Tensor& cu_seqlens, const AttentionParams& params, Tensor o,
+                         const AttentionSegments& segments, const AttentionParams& params, Tensor o,
                          Tensor lse) {
   DispatchHeadDim(q.shape[2], [&](auto head_dim) {
     constexpr int kHeadDim = decltype(head_dim)::value;
@@ -142,13 +145,13 @@ void MmaAttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const T
       constexpr size_t kBytes = ForwardSharedBytes<kHeadDim, kM>();
       const auto kernel = MmaForwardKernel<kHeadDim, kM>;
       AllowShared(kernel, kBytes);
-      kernel<<<TileGrid(cu_seqlens, params, q.shape[1], 16 * kM * kMmaWarps), kMmaThreads, kBytes,
-               StreamOf(ctx)>>>(HeadsOf<const Bf16>(q), HeadsOf<const Bf16>(k),
-                                HeadsOf<const Bf16>(v), SequencesOf(q, k, cu_seqlens, params),
-                                HeadsOf<Bf16>(o), Data<float>(lse));
+      kernel<<<TileGrid(segments.q, segments.max_q, q.shape[1], 16 * kM * kMmaWarps), kMmaThreads,
+               kBytes, StreamOf(ctx)>>>(
+          HeadsOf<const Bf16>(q), HeadsOf<const Bf16>(k), HeadsOf<const Bf16>(v),
+          SequencesOf(q, k, lse, segments, params), HeadsOf<Bf16>(o), Data<float>(lse));
     };
     // Windows are often 64 long.
-    if (params.max_seqlen <= 64) {
+    if (segments.max_q <= 64) {
       launch(std::integral_constant<int, 1>{});
     } else {
       launch(std::integral_constant<int, 2>{});

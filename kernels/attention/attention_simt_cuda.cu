@@ -51,9 +51,10 @@ __global__ void __launch_bounds__(kThreads)
   const int head_dim = q.head_dim, pitch = head_dim + 1;
   float *q_tile = shared, *k_tile = q_tile + kTile * pitch, *v_tile = k_tile + kTile * pitch,
         *p_tile = v_tile + kTile * pitch;
-  const int64_t first = s.cu_seqlens[blockIdx.z], last = s.cu_seqlens[blockIdx.z + 1];
-  const int64_t begin = first + static_cast<int64_t>(blockIdx.x) * kTile;
+  const int64_t last = s.queries[blockIdx.z + 1];
+  const int64_t begin = s.queries[blockIdx.z] + static_cast<int64_t>(blockIdx.x) * kTile;
   if (begin >= last) return;
+  const int64_t first_key = s.keys[blockIdx.z], last_key = s.keys[blockIdx.z + 1];
   const int head = blockIdx.y, kv_head = head / s.group;
   const int row = threadIdx.x / kRowThreads, lane = threadIdx.x % kRowThreads;
   const int64_t token = begin + row;
@@ -61,17 +62,17 @@ __global__ void __launch_bounds__(kThreads)
   LoadTile(q, begin, last, head, q_tile);
   float acc[kDimsPerThread] = {};
   float max = -INFINITY, sum = 0;
-  const int64_t key_end = s.is_causal ? min(last, begin + kTile) : last;
-  for (int64_t keys = first; keys < key_end; keys += kTile) {
+  const int64_t key_end = s.is_causal ? min(last_key, begin + kTile) : last_key;
+  for (int64_t keys = first_key; keys < key_end; keys += kTile) {
     __syncthreads();
-    LoadTile(k, keys, last, kv_head, k_tile);
-    LoadTile(v, keys, last, kv_head, v_tile);
+    LoadTile(k, keys, last_key, kv_head, k_tile);
+    LoadTile(v, keys, last_key, kv_head, v_tile);
     __syncthreads();
     float score[kTile / kRowThreads], tile_max = -INFINITY;
 #pragma unroll
     for (int i = 0; i < kTile / kRowThreads; ++i) {
       const int c = lane + i * kRowThreads;
-      const bool is_seen = keys + c < last && (!s.is_causal || keys + c <= token);
+      const bool is_seen = keys + c < last_key && (!s.is_causal || keys + c <= token);
       score[i] =
           is_seen ? s.scale * Dot(q_tile + row * pitch, k_tile + c * pitch, head_dim) : -INFINITY;
       tile_max = fmaxf(tile_max, score[i]);
@@ -101,14 +102,14 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
-  if (token >= last) return;
+  if (token >= s.queries[blockIdx.z + 1]) return;
   T* out = o.Row(token, head);
 #pragma unroll
   for (int i = 0; i < kDimsPerThread; ++i) {
     const int d = lane + i * kRowThreads;
     if (d < head_dim) out[d] = FromFloat<T>(acc[i] / sum);
   }
-  if (lane == 0) lse[head * s.num_tokens + token] = max + logf(sum);
+  if (lane == 0) lse[head * s.lse_stride + token] = max + logf(sum);
 }
 
 /// delta[h, t] = <d_o, o>: one warp a row.
@@ -143,15 +144,18 @@ __device__ __forceinline__ Gradient ScoreGradient(const Sequences& s, const floa
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     KeyGradKernel(Heads<const T> d_o, Heads<const T> q, Heads<const T> k, Heads<const T> v,
-                  const float* lse, const float* delta, Sequences s, Heads<T> dk, Heads<T> dv) {
+                  const float* lse, const float* delta, Sequences s, GradHeads<T> dk,
+                  GradHeads<T> dv) {
   extern __shared__ float shared[];
   const int head_dim = q.head_dim, pitch = head_dim + 1;
   float *k_tile = shared, *v_tile = k_tile + kTile * pitch, *q_tile = v_tile + kTile * pitch,
         *do_tile = q_tile + kTile * pitch, *p_tile = do_tile + kTile * pitch,
         *ds_tile = p_tile + kTile * (kTile + 1);
-  const int64_t first = s.cu_seqlens[blockIdx.z], last = s.cu_seqlens[blockIdx.z + 1];
-  const int64_t begin = first + static_cast<int64_t>(blockIdx.x) * kTile;
+  const int64_t last = s.keys[blockIdx.z + 1];
+  const int64_t begin = s.keys[blockIdx.z] + static_cast<int64_t>(blockIdx.x) * kTile;
   if (begin >= last) return;
+  const int64_t first_query = s.is_causal ? begin : s.queries[blockIdx.z];
+  const int64_t last_query = s.queries[blockIdx.z + 1];
   const int kv_head = blockIdx.y;
   const int row = threadIdx.x / kRowThreads, lane = threadIdx.x % kRowThreads;
   const int64_t key = begin + row;
@@ -160,20 +164,21 @@ __global__ void __launch_bounds__(kThreads)
   LoadTile(v, begin, last, kv_head, v_tile);
   float dk_acc[kDimsPerThread] = {}, dv_acc[kDimsPerThread] = {};
   for (int head = kv_head * s.group; head < (kv_head + 1) * s.group; ++head) {
-    for (int64_t queries = s.is_causal ? begin : first; queries < last; queries += kTile) {
+    for (int64_t queries = first_query; queries < last_query; queries += kTile) {
       __syncthreads();
-      LoadTile(q, queries, last, head, q_tile);
-      LoadTile(d_o, queries, last, head, do_tile);
+      LoadTile(q, queries, last_query, head, q_tile);
+      LoadTile(d_o, queries, last_query, head, do_tile);
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < kTile / kRowThreads; ++i) {
         const int c = lane + i * kRowThreads;
         const int64_t token = queries + c;
-        const bool is_seen = token < last && key < last && (!s.is_causal || key <= token);
-        const int64_t at = head * s.num_tokens + token;
-        const Gradient g = ScoreGradient(s, q_tile + c * pitch, k_tile + row * pitch,
-                                         do_tile + c * pitch, v_tile + row * pitch, head_dim,
-                                         is_seen ? lse[at] : 0, is_seen ? delta[at] : 0, is_seen);
+        const bool is_seen = token < last_query && key < last && (!s.is_causal || key <= token);
+        const float token_lse = is_seen ? lse[head * s.lse_stride + token] : 0;
+        const float token_delta = is_seen ? delta[head * s.num_queries + token] : 0;
+        const Gradient g =
+            ScoreGradient(s, q_tile + c * pitch, k_tile + row * pitch, do_tile + c * pitch,
+                          v_tile + row * pitch, head_dim, token_lse, token_delta, is_seen);
         p_tile[row * (kTile + 1) + c] = g.p;
         ds_tile[row * (kTile + 1) + c] = g.ds;
       }
@@ -191,46 +196,47 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   if (key >= last) return;
-  T *dk_row = dk.Row(key, kv_head), *dv_row = dv.Row(key, kv_head);
 #pragma unroll
   for (int i = 0; i < kDimsPerThread; ++i) {
     const int d = lane + i * kRowThreads;
     if (d >= head_dim) continue;
-    dk_row[d] = FromFloat<T>(dk_acc[i]);
-    dv_row[d] = FromFloat<T>(dv_acc[i]);
+    dk.Store(key, kv_head, d, dk_acc[i]);
+    dv.Store(key, kv_head, d, dv_acc[i]);
   }
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     QueryGradKernel(Heads<const T> d_o, Heads<const T> q, Heads<const T> k, Heads<const T> v,
-                    const float* lse, const float* delta, Sequences s, Heads<T> dq) {
+                    const float* lse, const float* delta, Sequences s, GradHeads<T> dq) {
   extern __shared__ float shared[];
   const int head_dim = q.head_dim, pitch = head_dim + 1;
   float *q_tile = shared, *do_tile = q_tile + kTile * pitch, *k_tile = do_tile + kTile * pitch,
         *v_tile = k_tile + kTile * pitch, *ds_tile = v_tile + kTile * pitch;
-  const int64_t first = s.cu_seqlens[blockIdx.z], last = s.cu_seqlens[blockIdx.z + 1];
-  const int64_t begin = first + static_cast<int64_t>(blockIdx.x) * kTile;
+  const int64_t last = s.queries[blockIdx.z + 1];
+  const int64_t begin = s.queries[blockIdx.z] + static_cast<int64_t>(blockIdx.x) * kTile;
   if (begin >= last) return;
+  const int64_t first_key = s.keys[blockIdx.z], last_key = s.keys[blockIdx.z + 1];
   const int head = blockIdx.y, kv_head = head / s.group;
   const int row = threadIdx.x / kRowThreads, lane = threadIdx.x % kRowThreads;
   const int64_t token = begin + row;
-  const float row_lse = token < last ? lse[head * s.num_tokens + token] : 0;
-  const float row_delta = token < last ? delta[head * s.num_tokens + token] : 0;
+  const float row_lse = token < last ? lse[head * s.lse_stride + token] : 0;
+  const float row_delta = token < last ? delta[head * s.num_queries + token] : 0;
 
   LoadTile(q, begin, last, head, q_tile);
   LoadTile(d_o, begin, last, head, do_tile);
   float acc[kDimsPerThread] = {};
-  const int64_t key_end = s.is_causal ? min(last, begin + kTile) : last;
-  for (int64_t keys = first; keys < key_end; keys += kTile) {
+  const int64_t key_end = s.is_causal ? min(last_key, begin + kTile) : last_key;
+  for (int64_t keys = first_key; keys < key_end; keys += kTile) {
     __syncthreads();
-    LoadTile(k, keys, last, kv_head, k_tile);
-    LoadTile(v, keys, last, kv_head, v_tile);
+    LoadTile(k, keys, last_key, kv_head, k_tile);
+    LoadTile(v, keys, last_key, kv_head, v_tile);
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < kTile / kRowThreads; ++i) {
       const int c = lane + i * kRowThreads;
-      const bool is_seen = token < last && keys + c < last && (!s.is_causal || keys + c <= token);
+      const bool is_seen =
+          token < last && keys + c < last_key && (!s.is_causal || keys + c <= token);
       ds_tile[row * (kTile + 1) + c] =
           ScoreGradient(s, q_tile + row * pitch, k_tile + c * pitch, do_tile + row * pitch,
                         v_tile + c * pitch, head_dim, row_lse, row_delta, is_seen)
@@ -247,11 +253,10 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   if (token >= last) return;
-  T* out = dq.Row(token, head);
 #pragma unroll
   for (int i = 0; i < kDimsPerThread; ++i) {
     const int d = lane + i * kRowThreads;
-    if (d < head_dim) out[d] = FromFloat<T>(acc[i]);
+    if (d < head_dim) dq.Store(token, head, d, acc[i]);
   }
 }
 
@@ -263,16 +268,16 @@ size_t SharedBytes(int num_tiles, int num_squares, int64_t head_dim) {
 }  // namespace
 
 void SimtAttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                          const Tensor& cu_seqlens, const AttentionParams& params, Tensor o,
-                          Tensor lse) {
+                          const AttentionSegments& segments, const AttentionParams& params,
+                          Tensor o, Tensor lse) {
   DispatchCompute(q.dtype, [&](auto scalar) {
     using T = decltype(scalar);
     const size_t bytes = SharedBytes(3, 1, q.shape[2]);
     AllowShared(ForwardKernel<T>, bytes);
-    ForwardKernel<T>
-        <<<TileGrid(cu_seqlens, params, q.shape[1], kTile), kThreads, bytes, StreamOf(ctx)>>>(
-            HeadsOf<const T>(q), HeadsOf<const T>(k), HeadsOf<const T>(v),
-            SequencesOf(q, k, cu_seqlens, params), HeadsOf<T>(o), Data<float>(lse));
+    ForwardKernel<T><<<TileGrid(segments.q, segments.max_q, q.shape[1], kTile), kThreads, bytes,
+                       StreamOf(ctx)>>>(
+        HeadsOf<const T>(q), HeadsOf<const T>(k), HeadsOf<const T>(v),
+        SequencesOf(q, k, lse, segments, params), HeadsOf<T>(o), Data<float>(lse));
     CheckLaunch("attention forward");
   });
 }
@@ -291,24 +296,25 @@ void AttentionDelta(Context& ctx, const Tensor& d_o, const Tensor& o, float* del
 
 void SimtAttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
                            const Tensor& v, const Tensor& lse, const float* delta,
-                           const Tensor& cu_seqlens, const AttentionParams& params, Tensor dq,
-                           Tensor dk, Tensor dv) {
+                           const AttentionSegments& segments, const AttentionParams& params,
+                           const AttentionGradients& gradients) {
   DispatchCompute(q.dtype, [&](auto scalar) {
     using T = decltype(scalar);
-    const Sequences s = SequencesOf(q, k, cu_seqlens, params);
+    const Sequences s = SequencesOf(q, k, lse, segments, params);
     const size_t key_bytes = SharedBytes(4, 2, q.shape[2]);
     const size_t query_bytes = SharedBytes(4, 1, q.shape[2]);
     AllowShared(KeyGradKernel<T>, key_bytes);
     AllowShared(QueryGradKernel<T>, query_bytes);
-    KeyGradKernel<T>
-        <<<TileGrid(cu_seqlens, params, k.shape[1], kTile), kThreads, key_bytes, StreamOf(ctx)>>>(
-            HeadsOf<const T>(d_o), HeadsOf<const T>(q), HeadsOf<const T>(k), HeadsOf<const T>(v),
-            Data<float>(lse), delta, s, HeadsOf<T>(dk), HeadsOf<T>(dv));
+    KeyGradKernel<T><<<TileGrid(segments.k, segments.max_k, k.shape[1], kTile), kThreads, key_bytes,
+                       StreamOf(ctx)>>>(HeadsOf<const T>(d_o), HeadsOf<const T>(q),
+                                        HeadsOf<const T>(k), HeadsOf<const T>(v), Data<float>(lse),
+                                        delta, s, GradHeadsOf<T>(gradients.dk, gradients.dkv_write),
+                                        GradHeadsOf<T>(gradients.dv, gradients.dkv_write));
     CheckLaunch("attention backward: keys");
-    QueryGradKernel<T>
-        <<<TileGrid(cu_seqlens, params, q.shape[1], kTile), kThreads, query_bytes, StreamOf(ctx)>>>(
-            HeadsOf<const T>(d_o), HeadsOf<const T>(q), HeadsOf<const T>(k), HeadsOf<const T>(v),
-            Data<float>(lse), delta, s, HeadsOf<T>(dq));
+    QueryGradKernel<T><<<TileGrid(segments.q, segments.max_q, q.shape[1], kTile), kThreads,
+                         query_bytes, StreamOf(ctx)>>>(
+        HeadsOf<const T>(d_o), HeadsOf<const T>(q), HeadsOf<const T>(k), HeadsOf<const T>(v),
+        Data<float>(lse), delta, s, GradHeadsOf<T>(gradients.dq, gradients.dq_write));
     CheckLaunch("attention backward: queries");
   });
 }

@@ -207,6 +207,64 @@ TEST_CASE("NaN in the input is NaN in the output and in the gradients") {
   }
 }
 
+TEST_CASE("parts over disjoint keys make the whole, forward and backward") {
+  CpuContext cpu;
+  // 70 rows of one sequence, cut behind row 27: two causal squares and a rectangle.
+  constexpr int64_t kRows = 70, kCut = 27, kHeads = 4, kLater = kRows - kCut;
+  Problem whole({{kRows}, kHeads, 2, 16, true}, DType::kF64);
+  whole.Forward(cpu.ctx);
+  whole.Backward(cpu.ctx);
+
+  Problem got({{kRows}, kHeads, 2, 16, true, 3}, DType::kF64);
+  const Array squares = Array::Ints({0, kCut, kRows});
+  const AttentionSegments causal{*squares, *squares, kLater, kLater};
+  const Array queries = Array::Ints({0, kLater}), keys = Array::Ints({0, kCut});
+  const AttentionSegments rectangle{*queries, *keys, kLater, kCut};
+  AttentionParams full = got.params;
+  full.is_causal = false;
+  const auto earlier = [](const Array& a) { return (*a).Rows(0, kCut); };
+  const auto later = [](const Array& a) { return (*a).Rows(kCut, kLater); };
+  Array o_part(DType::kF64, {kLater, kHeads, 16}, 1), lse_part(DType::kF64, {kHeads, kLater}, 2);
+  const Tensor lse = (*got.lse).Columns(kCut, kLater);
+  AttentionForward(cpu.ctx, *got.q, *got.k, *got.v, causal, got.params, *got.o, *got.lse);
+  AttentionForward(cpu.ctx, later(got.q), earlier(got.k), earlier(got.v), rectangle, full, *o_part,
+                   *lse_part);
+  AttentionMerge(cpu.ctx, *o_part, *lse_part, later(got.o), lse);
+  const Bound bound{1e-13, 1e-13, 1e-14};
+  CHECK(Compare(*got.o, *whole.o, bound));
+  CHECK(Compare(*got.lse, *whole.lse, bound));
+
+  AttentionBackward(cpu.ctx, *got.d_o, *got.q, *got.k, *got.v, *got.o, *got.lse, causal, got.params,
+                    {*got.dq, *got.dk, *got.dv});
+  AttentionBackward(
+      cpu.ctx, later(got.d_o), later(got.q), earlier(got.k), earlier(got.v), later(got.o), lse,
+      rectangle, full,
+      {later(got.dq), earlier(got.dk), earlier(got.dv), Write::kAccumulate, Write::kAccumulate});
+  CHECK(Compare(*got.dq, *whole.dq, bound));
+  CHECK(Compare(*got.dk, *whole.dk, bound));
+  CHECK(Compare(*got.dv, *whole.dv, bound));
+}
+
+TEST_CASE("a part without keys changes nothing, and a whole without keys becomes the part") {
+  CpuContext cpu;
+  for (const DType dtype : {DType::kF32, DType::kF64}) {
+    const Array a = Array::Random(dtype, {5, 2, 3}, 1), lse = Array::Random(dtype, {2, 5}, 2);
+    const Array zero = Array::Filled(dtype, {5, 2, 3}, 0);
+    const Array none = Array::Filled(dtype, {2, 5}, -INFINITY);
+    Array o = a, o_lse = lse;
+    AttentionMerge(cpu.ctx, *zero, *none, *o, *o_lse);
+    CHECK(o == a);
+    CHECK(o_lse == lse);
+    o = zero, o_lse = none;
+    AttentionMerge(cpu.ctx, *zero, *none, *o, *o_lse);
+    CHECK(o == zero);
+    CHECK(o_lse == none);
+    AttentionMerge(cpu.ctx, *a, *lse, *o, *o_lse);
+    CHECK(o == a);
+    CHECK(o_lse == lse);
+  }
+}
+
 TEST_CASE("attention refuses what does not fit") {
   CpuContext cpu;
   Problem p({{4, 6}, 4, 2, 8, true}, DType::kF32);
@@ -218,6 +276,10 @@ TEST_CASE("attention refuses what does not fit") {
   CHECK_THROWS_WITH(p.Forward(cpu.ctx), Catch::Contains("runs from 0 to 9, expected 0 to 10"));
   p.cu_seqlens = Array::Ints({0, 11, 10});
   CHECK_THROWS_WITH(p.Forward(cpu.ctx), Catch::Contains("sequence 0 has 11 tokens"));
+  const Array queries = Array::Ints({0, 4, 10}), keys = Array::Ints({0, 0, 10});
+  CHECK_THROWS_WITH(
+      AttentionForward(cpu.ctx, *p.q, *p.k, *p.v, {*queries, *keys, 6, 10}, p.params, *p.o, *p.lse),
+      Catch::Contains("segment 0 has 4 queries and 0 keys"));
   Problem uneven({{4}, 5, 2, 8, true}, DType::kF32);
   CHECK_THROWS_WITH(uneven.Forward(cpu.ctx), Catch::Contains("5 query heads over 2 kv heads"));
 }
