@@ -114,13 +114,6 @@ std::vector<T> Pick(const std::vector<T>& values, const std::vector<int32_t>& ro
   return picked;
 }
 
-/// Segments of `num_rows` rows: padding is one more.
-std::vector<int32_t> PaddedSegments(const MicroBatch& batch, int64_t num_rows) {
-  std::vector<int32_t> cu_seqlens = batch.cu_seqlens;
-  if (num_rows > batch.num_tokens()) cu_seqlens.push_back(static_cast<int32_t>(num_rows));
-  return cu_seqlens;
-}
-
 }  // namespace
 
 LanguageModel::LanguageModel(ParamStore* params, const TextConfig& config, const LlmPlace& place)
@@ -142,18 +135,16 @@ LanguageModel::LanguageModel(ParamStore* params, const TextConfig& config, const
 
 VocabRange LanguageModel::vocab() const { return VocabOf(config_, place_.tp); }
 
-int64_t LanguageModel::PaddedRows(const MicroBatch& batch) const {
-  const int64_t multiple = place_.row_multiple();
-  return (batch.num_tokens() + multiple - 1) / multiple * multiple;
+RowLayout LanguageModel::LayoutOf(const MicroBatch& batch) const {
+  return MakeRowLayout(batch.num_tokens(), batch.cu_seqlens, place_, stack_.heads());
 }
 
 RowRuns LanguageModel::ContextRowsAt(const MicroBatch& batch, int cp_rank) const {
-  return ContiguousRows(PaddedRows(batch), place_.cp.size, cp_rank);
+  return LayoutOf(batch).CpRows(cp_rank);
 }
 
 RowRuns LanguageModel::RowsAt(const MicroBatch& batch, int cp_rank, int tp_rank) const {
-  const int64_t Tl = PaddedRows(batch) / (place_.cp.size * place_.tp.size);
-  return SliceRows(ContextRowsAt(batch, cp_rank), tp_rank * Tl, Tl);
+  return LayoutOf(batch).LocalRows(cp_rank, tp_rank);
 }
 
 std::vector<int32_t> LanguageModel::ContextRows(const MicroBatch& batch) const {
@@ -209,7 +200,8 @@ bool LanguageModel::TakesFeature(int stage, int feature) const {
 
 LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, int stage,
                                     LossMode mode, Recompute recompute) const {
-  const int64_t P = PaddedRows(batch), Tc = P / place_.cp.size, Tl = Tc / place_.tp.size;
+  const RowLayout layout = LayoutOf(batch);
+  const int64_t Tc = layout.rows_per_cp_rank(), Tl = Tc / place_.tp.size;
   const DType dtype = params_->dtype();
   const LayerRange layers = LayersOf(stage);
   LlmActivations a;
@@ -221,7 +213,11 @@ LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, int
   a.item_rows = carver.Take(DType::kI32, {a.num_item_rows});
   a.sequence.cos = carver.Take(StatsDType(dtype), {Tc, config_.head_dim / 2});
   a.sequence.sin = carver.Take(StatsDType(dtype), {Tc, config_.head_dim / 2});
-  a.sequence.segments = CarveSegments(carver, PaddedSegments(batch, P));
+  if (place_.cp.size > 1) {
+    a.sequence.context = stack_.context().Carve(carver, layout);
+  } else {
+    a.sequence.segments = CarveSegments(carver, layout.cu_seqlens);
+  }
   a.stack = stack_.Carve(carver, Tc, layers.begin, layers.end, recompute);
   a.balance = BalanceOf(batch);
   if (stage != place_.num_stages - 1) return a;
@@ -273,7 +269,11 @@ void LanguageModel::Upload(Context& ctx, const MicroBatch& batch, LlmActivations
                    sin.data());
   omnitrain::Upload(ctx, cos, a->sequence.cos);
   omnitrain::Upload(ctx, sin, a->sequence.sin);
-  omnitrain::Upload(ctx, PaddedSegments(batch, PaddedRows(batch)), a->sequence.segments.cu_seqlens);
+  if (place_.cp.size > 1) {
+    stack_.context().Upload(ctx, a->sequence.context);
+  } else {
+    omnitrain::Upload(ctx, LayoutOf(batch).cu_seqlens, a->sequence.segments.cu_seqlens);
+  }
 }
 
 void LanguageModel::Embed(Context& ctx, const LlmActivations& a) const {
@@ -340,7 +340,7 @@ void LanguageModel::Forward(Context& ctx, const LlmActivations& a,
 std::vector<LayerGradients> LanguageModel::CarveGradients(Carver& carver, const MicroBatch& batch,
                                                           int stage, BackwardPart part) const {
   const LayerRange layers = LayersOf(stage);
-  const int64_t Tc = PaddedRows(batch) / place_.cp.size;
+  const int64_t Tc = LayoutOf(batch).rows_per_cp_rank();
   if (part == BackwardPart::kBoth) {
     return {stack_.CarveGradients(carver, Tc, layers.begin, layers.end, part)};
   }

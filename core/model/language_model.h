@@ -5,6 +5,7 @@
 
 #include "core/model/config.h"
 #include "core/model/llm_place.h"
+#include "core/model/row_layout.h"
 #include "core/model/transformer_stack.h"
 #include "data/batch/batch.h"
 #include "parallel/shard/row_split.h"
@@ -118,8 +119,8 @@ class LanguageModel {
   double ForwardFlops(const std::vector<int64_t>& segments, int64_t num_loss_tokens) const;
 
  private:
-  /// Rows of the padded sequence.
-  int64_t PaddedRows(const MicroBatch& batch) const;
+  /// How the rows of a micro-batch are spread over cp and tp; the same on all ranks.
+  RowLayout LayoutOf(const MicroBatch& batch) const;
   /// The balance loss that each sparse layer adds in training, without its loss_sum.
   MoeBalance BalanceOf(const MicroBatch& batch) const;
   /// The global row of each of this rank's Tc rows, -1 where it is padding.

@@ -25,7 +25,11 @@ bool StackConfig::IsSparse(int layer) const {
 TransformerStack::TransformerStack(ParamStore* params, const StackConfig& config,
                                    const StackNames& names, const std::vector<LayerRange>& held,
                                    const LlmPlace& place)
-    : config_(config), local_(SliceOf(config, place.tp)), tp_(place.tp), params_(params) {
+    : config_(config),
+      local_(SliceOf(config, place.tp)),
+      tp_(place.tp),
+      params_(params),
+      cp_(place.cp) {
   const StackConfig& c = config_;
   const Piece slice{tp_.size, tp_.rank};
   const bool shares_kv = c.num_kv_heads < tp_.size;
@@ -257,8 +261,13 @@ void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs,
   const Tensor qk = (c.has_qk_norm ? a.qk : a.qkv).Columns(0, (H + G) * K).View({T, H + G, K});
   ApplyRope(ctx, inputs.cos, inputs.sin, RopeDirection::kForward, qk);
   const SequenceInputs::Segments& segments = SegmentsOf(inputs, layer);
-  AttentionForward(ctx, views.q, views.k, views.v, segments.cu_seqlens, AttentionOver(segments),
-                   a.o.View({T, H, K}), a.lse);
+  if (cp_.size > 1) {
+    context().Forward(ctx, inputs.context, views.q, views.k, views.v, AttentionOver(segments),
+                      a.o.View({T, H, K}), a.lse);
+  } else {
+    AttentionForward(ctx, views.q, views.k, views.v, segments.cu_seqlens, AttentionOver(segments),
+                     a.o.View({T, H, K}), a.lse);
+  }
   AddToResidual(ctx, acts, layer.proj, a.o, a.x, a.x_mid);
 
   layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
@@ -271,6 +280,11 @@ void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs,
   layer.up.Forward(ctx, GatherOverTp(ctx, acts, a.n2), Write::kOverwrite, a.up);
   MlpActivation(ctx, a);
   AddToResidual(ctx, acts, layer.down, a.act, a.x_mid, out);
+}
+
+ContextAttention& TransformerStack::context() const {
+  if (context_ == nullptr) context_ = std::make_unique<ContextAttention>(cp_, heads(), dtype());
+  return *context_;
 }
 
 void TransformerStack::MlpActivation(Context& ctx, const LayerActivations& a) const {
@@ -340,8 +354,13 @@ void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs
   const Tensor d_k = g.d_qkv.Columns(H * K, G * K).View({T, G, K});
   const Tensor d_v = g.d_qkv.Columns((H + G) * K, G * K).View({T, G, K});
   const SequenceInputs::Segments& segments = SegmentsOf(inputs, layer);
-  AttentionBackward(ctx, g.d_o.View({T, H, K}), views.q, views.k, views.v, a.o.View({T, H, K}),
-                    a.lse, segments.cu_seqlens, AttentionOver(segments), d_q, d_k, d_v);
+  if (cp_.size > 1) {
+    context().Backward(ctx, inputs.context, g.d_o.View({T, H, K}), views.q, views.k, views.v,
+                       a.o.View({T, H, K}), a.lse, AttentionOver(segments), d_q, d_k, d_v);
+  } else {
+    AttentionBackward(ctx, g.d_o.View({T, H, K}), views.q, views.k, views.v, a.o.View({T, H, K}),
+                      a.lse, segments.cu_seqlens, AttentionOver(segments), d_q, d_k, d_v);
+  }
   ApplyRope(ctx, inputs.cos, inputs.sin, RopeDirection::kBackward,
             g.d_qkv.Columns(0, (H + G) * K).View({T, H + G, K}));
   if (c.has_qk_norm) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/model/context_attention.h"
 #include "core/model/layers.h"
 #include "core/model/llm_place.h"
 #include "core/model/moe_block.h"
@@ -56,6 +57,7 @@ struct SequenceInputs {
   Tensor cos, sin;  // [T, K/2]
   Segments segments;
   Segments windows;  // within the segments, for layers that see no further; absent: no such layers
+  ContextTables context;  // over several cp ranks, in place of segments
 };
 
 /// What a backward makes again instead of finding it: the outputs of norms and activations cost
@@ -141,6 +143,11 @@ class TransformerStack {
                    const std::vector<LayerRange>& held, const LlmPlace& place = {});
 
   const StackConfig& config() const { return config_; }
+
+  /// Attention over the place's cp ranks; its tables go into SequenceInputs::context.
+  ContextAttention& context() const;
+  /// The heads of this tp rank.
+  AttentionHeads heads() const { return {local_.num_heads, local_.num_kv_heads, local_.head_dim}; }
   /// What sparse layers take of; absent before the first of them ran.
   const BlockPool* pool() const { return pool_.get(); }
 
@@ -227,8 +234,11 @@ class TransformerStack {
   AxisSeat tp_;
   DType dtype() const { return params_->dtype(); }
   ParamStore* params_;
-  std::vector<Layer> layers_;                // all; those that are not held are empty
-  mutable std::unique_ptr<BlockPool> pool_;  // made at first use, on the device that runs
+  std::vector<Layer> layers_;  // all; those that are not held are empty
+  AxisSeat cp_;
+  // Made at first use, when device and dtype are known.
+  mutable std::unique_ptr<BlockPool> pool_;
+  mutable std::unique_ptr<ContextAttention> context_;
 };
 
 }  // namespace omnitrain

@@ -352,12 +352,13 @@ void StepExecutor::ReshardBackward(const Op& op) {
     if (!model_.llm().TakesFeature(op.stage, k)) continue;
     const auto feature = static_cast<size_t>(k);
     if (!HasEncoder()) {
-      Send(slot.stages[op.stage].injected_grads.features[feature], 0);
+      Send(FeaturesOf(StepBlock::kInjectedGrads, op.stage, op.micro_batch).features[feature], 0);
       continue;
     }
     const Tensor& rows = FeaturesOf(StepBlock::kInjectedGrads, 0, op.micro_batch).features[feature];
     if (has_stage) {
-      Cast(ctx_, slot.stages[op.stage].injected_grads.features[feature], rows);
+      Cast(ctx_, FeaturesOf(StepBlock::kInjectedGrads, op.stage, op.micro_batch).features[feature],
+           rows);
     } else {
       slot.stages[0].received_features.push_back(
           pipeline().Recv(rows, PipelineRankOf(op.stage), 0, ctx_.stream()));
