@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "core/model/check_place.h"
 #include "tests/core/model/llm_job.h"
 #include "tests/core/model/tiny_model.h"
