@@ -45,6 +45,13 @@ void CheckParallel(const ParallelSpec& parallel, Problems* p) {
                 llm.schedule == PipelineSchedule::kInterleaved,
             "parallel.llm.schedule", "vpp={} needs schedule interleaved or auto, not {}", llm.vpp,
             Name(llm.schedule));
+  const int64_t num_stages = int64_t{llm.pp} * llm.vpp;
+  const auto& layers = llm.stage_layers;
+  p->Unless(layers.empty() || static_cast<int64_t>(layers.size()) == num_stages,
+            "parallel.llm.stage_layers", "{} numbers for pp*vpp = {}*{} stages", layers.size(),
+            llm.pp, llm.vpp);
+  p->Unless(std::all_of(layers.begin(), layers.end(), [](int64_t n) { return n > 0; }),
+            "parallel.llm.stage_layers", "each stage needs a layer");
   p->Unless(llm.schedule != PipelineSchedule::kInterleaved || llm.vpp > 1, "parallel.llm.schedule",
             "interleaved needs vpp > 1");
   if (llm.dp.has_value()) {

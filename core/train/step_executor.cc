@@ -115,6 +115,7 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
   num_stages_done_ = 0;
   slots_.clear();
   trace_.clear();
+  op_times_.clear();
   position_ = 0;
   ExecuteOptions options;
   options.on_span = [this](const OpSpan& span) { trace_.push_back(span); };
@@ -122,8 +123,18 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
   AwaitSends(std::numeric_limits<int>::max());
 }
 
+void StepExecutor::BeginOp() {
+  if (!is_profiling_) return;
+  ctx_.stream().Synchronize();
+  op_begin_ = std::chrono::steady_clock::now();
+}
+
 void StepExecutor::Run(const Op& op) {
   AwaitSends(position_);
+  // What comes at the end of a step is done together.
+  const bool is_common = op.kind == OpKind::kReduceGrad || op.kind == OpKind::kStep;
+  if (is_profiling_ && is_common && groups_.replica != nullptr) groups_.replica->Barrier();
+  BeginOp();
   switch (op.kind) {
     case OpKind::kForward:
       AwaitValues(op);
@@ -166,6 +177,11 @@ void StepExecutor::Run(const Op& op) {
       OT_CHECK(false, "no body for {}", ToString(op));
   }
   ++position_;
+  if (!is_profiling_) return;
+  ctx_.stream().Synchronize();
+  op_times_.push_back(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                          std::chrono::steady_clock::now() - op_begin_)
+                          .count());
 }
 
 // Blocks are carved by the first op that needs them: a receive, or the op itself.
@@ -253,6 +269,7 @@ void StepExecutor::StageForward(const Op& op) {
   model_.llm().Upload(ctx_, (*batches_)[static_cast<size_t>(op.micro_batch)], &acts);
   stage.received.Wait(ctx_.stream());
   for (CommHandle& handle : stage.received_features) handle.Wait(ctx_.stream());
+  BeginOp();
   model_.llm().Forward(ctx_, acts, stage.injected.features, loss_mode_,
                        loss_sums_->Rows(op.micro_batch, 1));
   if (observer_) observer_({op.micro_batch, &acts, nullptr, nullptr});
@@ -329,6 +346,7 @@ void StepExecutor::ReshardBackward(const Op& op) {
   Slot& slot = slots_[op.micro_batch];
   if (op.stage == 0) {
     for (CommHandle& handle : slot.stages[0].received_features) handle.Wait(ctx_.stream());
+    BeginOp();
     Carver carver = At(StepBlock::kEncodedGrads, 0, op.micro_batch);
     slot.encoded_grads = CarveEncoded(carver, model_, slot.items->num_merged_rows());
     return FromSeats(slot, op.micro_batch);
@@ -389,6 +407,7 @@ void StepExecutor::StageBackward(const Op& op) {
     }
     GradOf(op);
     stage.received_grad.Wait(ctx_.stream());
+    BeginOp();
   }
   model_.llm().Backward(ctx_, stage.llm, stage.grads, part, stage.injected_grads.features, stage.d,
                         [&](int layer) {
@@ -490,7 +509,7 @@ std::string StepExecutor::FindNonFinite(const MicroBatch& batch) {
   }
   std::string where;
   const auto check = [&](const Tensor& t, const std::string& name) {
-    if (where.empty() && t.num_elements() > 0 && !AllFinite(ctx_, t)) where = name;
+    if (where.empty() && t && t.num_elements() > 0 && !AllFinite(ctx_, t)) where = name;
   };
   const auto check_layers = [&](const StackActivations& stack, int begin, const char* name) {
     for (size_t i = 0; i < stack.layers.size(); ++i) {

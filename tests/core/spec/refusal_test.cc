@@ -169,7 +169,7 @@ TEST_CASE("contradictions between keys") {
   CHECK(RefusalOf("parallel: {llm: {vpp: 2}}\n") ==
         "job.yaml:5: parallel.llm.vpp: vpp=2 needs pp > 1, which is 1");
   CHECK(RefusalOf("parallel: {llm: {dp: 2, cp: 3, ep: 4}}\n") ==
-        "job.yaml:5: parallel.llm.ep: ep=4 does not divide dp*cp = 2*3");
+        "job.yaml:5: parallel.llm.ep: ep=4 does not divide dp*cp*tp = 2*3*1");
   CHECK(Refusal([] { Validate(JobSpec{}); }) ==
         "run.steps: required: how many optimizer steps to train\n"
         "model: required: model.hf (a Hugging Face directory) or model.arch\n"
@@ -199,11 +199,17 @@ TEST_CASE("paths that do not exist") {
 TEST_CASE("what is not built yet is refused, not ignored") {
   JobSpec spec = ParseJobSpec({WriteTempFile("job.yaml", MinimalYaml())}, {});
   CHECK_NOTHROW(RefuseUnsupported(spec));
-  spec.parallel.llm.tp = 2;
+  spec.plan.costs = PlanCosts::kFitted;
   spec.parallel.encoder.placement = Placement::kBubble;
   CHECK(Refusal([&] { RefuseUnsupported(spec); }) ==
-        "parallel.llm.tp: only 1 is supported by this version\n"
-        "parallel.encoder.placement: only joint is supported by this version");
+        "parallel.encoder.placement: only first_stage (auto; with pp=1 joint) is supported by this "
+        "version\n"
+        "plan.costs: only flops is supported by this version");
+  spec = ParseJobSpec({WriteTempFile("job.yaml", MinimalYaml())}, {});
+  spec.parallel.encoder.placement = Placement::kJoint;
+  CHECK_NOTHROW(RefuseUnsupported(spec));
+  spec.parallel.llm.pp = 2;
+  CHECK_THROWS_AS(RefuseUnsupported(spec), Error);
 }
 
 }  // namespace
