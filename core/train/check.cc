@@ -4,7 +4,6 @@
 #include <map>
 
 #include "core/base/error.h"
-#include "core/model/check_place.h"
 #include "core/model/multimodal_model.h"
 #include "core/train/draw_layout.h"
 #include "core/train/job_inputs.h"
@@ -103,7 +102,8 @@ class Check {
 
   void Layout() {
     print_("# layout\n" + layout_.ToString());
-    print_(DrawNodes(layout_, ranks_per_node()) + DrawStages(layout_, inputs_.model));
+    print_(DrawNodes(layout_, ranks_per_node()) +
+           DrawStages(layout_, PlaceOf(layout_, layout_.llm().first_rank(), spec_), inputs_.model));
   }
 
   // The first replica's: the others' are like them.
@@ -344,7 +344,7 @@ class Check {
 // What a run would refuse once it had opened its data, before any of that.
 void CheckSplits(const JobSpec& spec, const ParallelLayout& layout) {
   const ModelConfig model = OpenModelConfig(spec);
-  CheckPlace(model.text, DegreesOf(spec));
+  CheckSplit(spec, model.text);
   const LlmPlace place = PlaceOf(layout, layout.llm().first_rank(), spec);
   const int64_t num_kv = std::max(1, model.text.num_kv_heads / place.tp.size);
   MakeRowLayout(0, {}, place, {model.text.num_heads / place.tp.size, num_kv, model.text.head_dim});

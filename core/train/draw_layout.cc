@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/model/llm_place.h"
 #include "core/train/layout_groups.h"
 
 namespace omnitrain {
@@ -79,10 +78,9 @@ std::string DrawNodes(const ParallelLayout& layout, int ranks_per_node) {
   return text;
 }
 
-std::string DrawStages(const ParallelLayout& layout, const ModelConfig& model) {
+std::string DrawStages(const ParallelLayout& layout, const LlmPlace& place,
+                       const ModelConfig& model) {
   const int pp = layout.llm().size(Axis::kPp), num_layers = model.text.num_layers;
-  LlmPlace place;
-  place.num_stages = pp * layout.vpp();
   const bool is_tied = model.text.tie_word_embeddings;
   std::string text;
   for (int rank = 0; rank < pp; ++rank) {
@@ -102,8 +100,8 @@ std::string DrawStages(const ParallelLayout& layout, const ModelConfig& model) {
   }
   const int num_seats = layout.llm().size(Axis::kTp) * layout.llm().size(Axis::kCp);
   const int num_encoders = num_seats * layout.num_replicas();
-  text += num_encoders > 1 ? fmt::format("  encoder: whole on each of {} ranks; ", num_encoders)
-                           : std::string("  encoder: on one rank; ");
+  if (num_encoders == 1) return text + "  encoder: on one rank\n";
+  text += fmt::format("  encoder: whole on each of {} ranks; ", num_encoders);
   text += num_seats > 1
               ? fmt::format("the {} of a replica share its items, largest first\n", num_seats)
               : std::string("each encodes the items of its own samples\n");

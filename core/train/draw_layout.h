@@ -3,6 +3,7 @@
 #include <string>
 
 #include "core/model/config.h"
+#include "core/model/llm_place.h"
 #include "parallel/mesh/parallel_layout.h"
 
 namespace omnitrain {
@@ -16,7 +17,8 @@ namespace omnitrain {
 std::string DrawNodes(const ParallelLayout& layout, int ranks_per_node);
 
 /// Which layers (by chunk), embedding, head and encoder each pipeline rank holds, a line each, and
-/// who encodes what.
-std::string DrawStages(const ParallelLayout& layout, const ModelConfig& model);
+/// who encodes what.  `place`: of any rank; of it the stages count.
+std::string DrawStages(const ParallelLayout& layout, const LlmPlace& place,
+                       const ModelConfig& model);
 
 }  // namespace omnitrain

@@ -47,6 +47,14 @@ std::vector<int> ExpertRanks(const ParallelLayout& layout, int rank) {
   return {first, first + layout.ep()};
 }
 
+void CheckSplit(const JobSpec& spec, const TextConfig& text) {
+  CheckPlace(text, DegreesOf(spec));
+  const std::vector<int64_t>& layers = spec.parallel.llm.stage_layers;
+  const int64_t num_layers = std::accumulate(layers.begin(), layers.end(), int64_t{0});
+  OT_REQUIRE(layers.empty() || num_layers == text.num_layers, ErrorCode::kSpec,
+             "parallel.llm.stage_layers: {} layers, the model has {}", num_layers, text.num_layers);
+}
+
 LlmPlace PlaceOf(const ParallelLayout& layout, int rank, const JobSpec& spec) {
   const Mesh& mesh = layout.llm();
   LlmPlace place;
@@ -143,11 +151,7 @@ Communicator* LayoutGroups::Make(const NewGroup& new_group, const std::string& n
 }
 
 LayoutGroups::LayoutGroups(const JobRuntime& runtime, const JobSpec& spec, const TextConfig& text) {
-  CheckPlace(text, DegreesOf(spec));
-  const std::vector<int64_t>& layers = spec.parallel.llm.stage_layers;
-  const int64_t num_layers = std::accumulate(layers.begin(), layers.end(), int64_t{0});
-  OT_REQUIRE(layers.empty() || num_layers == text.num_layers, ErrorCode::kSpec,
-             "parallel.llm.stage_layers: {} layers, the model has {}", num_layers, text.num_layers);
+  CheckSplit(spec, text);
   const ParallelLayout& layout = runtime.layout;
   const NewGroup& new_group = runtime.new_group;
   const Mesh& mesh = layout.llm();

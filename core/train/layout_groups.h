@@ -17,6 +17,9 @@ namespace omnitrain {
 /// The degrees of a spec's `parallel` section.
 ParallelDegrees DegreesOf(const JobSpec& spec);
 
+/// Refuses a spec whose degrees and stages the model does not split over.  Errors: kSpec.
+void CheckSplit(const JobSpec& spec, const TextConfig& text);
+
 /// Makes a communicator for tensors of the job's device; `has_messages`: Send and Recv will be
 /// used.  Collective over `ranks`.
 using NewGroup = std::function<std::unique_ptr<Communicator>(

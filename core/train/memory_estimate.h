@@ -29,9 +29,9 @@ struct PlannedStep {
   const std::vector<MicroBatch>* batches = nullptr;
 };
 
-/// What the rank of `shape` and of the model's place holds over these steps. Its device allocates
-/// the same blocks: what is left out is the unevenness of routing, and on a GPU what attention
-/// takes beside its statistics, and libraries but cuBLAS.
+/// What the rank of `shape` and of the model's place holds at most over these steps; later ones may
+/// be larger. Its device allocates the same blocks: what is left out is the unevenness of routing,
+/// and on a GPU what attention takes beside its statistics, and libraries but cuBLAS.
 /// `num_threads`: of the CPU's ops.  Requires: the model's parameters are planned.
 MemoryEstimate EstimateMemory(const MultimodalModel& model, const ReplicaShape& shape,
                               const std::vector<PlannedStep>& steps,

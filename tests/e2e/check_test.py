@@ -42,6 +42,7 @@ LAYOUTS = [
     ("ring", 2, ["parallel.llm.cp=2", "parallel.llm.cp_method=ring"]),
     ("ulysses", 2, ["parallel.llm.cp=2", "parallel.llm.cp_method=ulysses"]),
     ("pp", 2, ["parallel.llm.pp=2", NARROW]),
+    ("uneven", 2, ["parallel.llm.pp=2", "parallel.llm.stage_layers=[1, 3]", NARROW]),
     ("zero_bubble", 2, ["parallel.llm.pp=2", "parallel.llm.schedule=zero_bubble", NARROW]),
     ("vpp", 2, ["parallel.llm.pp=2", "parallel.llm.vpp=2", NARROW]),
     ("tp_cp_pp", 8, ["parallel.llm.tp=2", "parallel.llm.cp=2", "parallel.llm.pp=2", "precision=fp32", NARROW]),
@@ -88,6 +89,7 @@ expect("recomputation: none" in large.out, "a large device", large)
 # What does not split is refused before anything else is looked at.
 for ranks, sets, words in [(3, ["parallel.llm.tp=3"], ["parallel.llm.tp", "8 query heads", "tp=3"]),
                            (5, ["parallel.llm.pp=5"], ["parallel.llm.pp", "4 layers"]),
+                           (2, ["parallel.llm.pp=2", "parallel.llm.stage_layers=[2, 3]"], ["stage_layers", "5 layers"]),
                            (3, ["parallel.llm.cp=3", "parallel.llm.cp_method=ulysses"], ["parallel.llm.cp", "cp=3"]),
                            (2, ["parallel.llm.ep=2"], ["parallel.llm.ep", "no layer"])]:
     refused = check(ranks, WIDE + sets + ["data.image.min_pixels=7"])

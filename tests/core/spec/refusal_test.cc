@@ -170,7 +170,8 @@ TEST_CASE("contradictions between keys") {
         "job.yaml:5: parallel.llm.vpp: vpp=2 needs pp > 1, which is 1");
   CHECK(RefusalOf("parallel: {llm: {dp: 2, cp: 3, ep: 4}}\n") ==
         "job.yaml:5: parallel.llm.ep: ep=4 does not divide dp*cp*tp = 2*3*1");
-  CHECK(Refusal([] { Validate(JobSpec{}); }) ==
+  const JobSpec empty;
+  CHECK(Refusal([&] { Validate(empty); }) ==
         "run.steps: required: how many optimizer steps to train\n"
         "model: required: model.hf (a Hugging Face directory) or model.arch\n"
         "data.sources: required: at least one\n"

@@ -62,17 +62,24 @@ TEST_CASE("Stages are drawn with their uneven layers, chunks, embedding, head an
   ModelConfig model;
   model.text.num_layers = 5;
   model.text.tie_word_embeddings = true;
-  CHECK(DrawStages(Layout(4, 2, 2), model) ==
+  LlmPlace place;
+  place.num_stages = 2;
+  CHECK(DrawStages(Layout(4, 2, 2), place, model) ==
         "  pp 0   layers 0-1 (2 of 5); encoder, embedding\n"
         "  pp 1   layers 2-4 (3 of 5); head (tied, a copy)\n"
         "  encoder: whole on each of 2 ranks; the 2 of a replica share its items, "
         "largest first\n");
   model.text.tie_word_embeddings = false;
-  CHECK(DrawStages(Layout(2, 1, 2, 2), model) ==
+  place.num_stages = 4;
+  CHECK(DrawStages(Layout(2, 1, 2, 2), place, model) ==
         "  pp 0   layers 0, 2-3 (3 of 5); encoder, embedding\n"
         "  pp 1   layers 1, 4 (2 of 5); head\n"
-        "  encoder: on one rank; each encodes the items of its own "
-        "samples\n");
+        "  encoder: on one rank\n");
+  place.stage_layers = {1, 1, 2, 1};
+  CHECK(DrawStages(Layout(2, 1, 2, 2), place, model).find("  pp 0   layers 0, 2-3 (3 of 5)") == 0);
+  place.num_stages = 2;
+  place.stage_layers = {1, 4};
+  CHECK(DrawStages(Layout(2, 1, 2), place, model).find("  pp 0   layers 0 (1 of 5)") == 0);
 }
 
 }  // namespace
