@@ -115,6 +115,14 @@ std::vector<Problem> FindContradictions(const JobSpec& s) {
            "required with model.arch");
   p.Unless(!s.train.vision.freeze || !s.train.projector.freeze || !s.train.llm.freeze, "train",
            "vision, projector and llm are all frozen: nothing would learn");
+  const RecomputeChoice recompute = s.train.recompute;
+  const bool recomputes =
+      recompute == RecomputeChoice::kSelective || recompute == RecomputeChoice::kFull;
+  p.Unless(!recomputes || s.parallel.llm.schedule != PipelineSchedule::kZeroBubble,
+           "train.recompute", "{} needs a backward in one piece, which zero_bubble splits",
+           Name(recompute));
+  p.Unless(recomputes || !s.train.recompute_layers.has_value(), "train.recompute_layers",
+           "needs train.recompute selective or full, not {}", Name(recompute));
 
   CheckParallel(s.parallel, &p);
 

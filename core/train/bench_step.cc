@@ -203,7 +203,7 @@ Json RunStepBench(Context& ctx, const StepBench& bench) {
       {"tflop_per_step", flops / 1e12},
       {"tflops", flops / median / 1e12},
       {"peak_bytes", peak_bytes},
-      {"recompute", executor.recompute() != Recompute::kNone},
+      {"recompute", !executor.recompute().is_none()},
       {"gemm_tflops", gemm / 1e12},
       {"ratio_to_gemm", flops / median / gemm},
       {"copy_gb_s", MeasureCopyRate(ctx, int64_t{ctx.is_cuda() ? 2048 : 256} << 20) / 1e9}};

@@ -56,35 +56,79 @@ std::pair<std::vector<int64_t>, std::vector<int64_t>> ExchangeBytes(const RowExc
   return bytes;
 }
 
+// Levels of recomputation, ever less memory for ever more work: 0 none; 1 what is cheap, in all
+// layers; n + 1 that, and whole the first n layers of each stage and of the encoder.
+RecomputePlan RecomputeAt(int level) {
+  if (level == 0) return {};
+  return {Recompute::kFull, level - 1, Recompute::kNormsAndActivations};
+}
+
+// The highest level that differs from those below it.
+int RecomputeLevels(const MultimodalModel& model) {
+  int layers = model.has_vision() ? model.vision().config().depth : 0;
+  for (int stage : model.llm().place().stages) {
+    const LayerRange range = model.llm().LayersOf(stage);
+    layers = std::max(layers, range.end - range.begin);
+  }
+  return layers + 1;
+}
+
 }  // namespace
 
 StepExecutor::StepExecutor(Context& ctx, MultimodalModel& model, const ReplicaGroups& groups)
     : ctx_(ctx), model_(model), groups_(groups) {}
 StepExecutor::~StepExecutor() = default;
 
-StepPlan StepExecutor::ChoosePlan(const std::vector<MicroBatch>& batches,
-                                  SchedulePurpose purpose) const {
-  const auto plan_with = [&](Recompute recompute) {
-    return PlanStep(model_, groups_.shape, batches, purpose, recompute, ctx_.device().kind());
-  };
-  if (fixed_recompute_) return plan_with(*fixed_recompute_);
-  StepPlan plan = plan_with(Recompute::kNone);
-  // A split backward keeps all that it needs.
-  const bool can_recompute = groups_.shape.pipeline != PipelineKind::kZeroBubbleH1;
-  if (plan.arena_bytes <= arena_.bytes() || !can_recompute) return plan;
-  // Scratch of ops, and what the libraries take for themselves.
-  constexpr size_t kReserve = size_t{3} << 30;
+bool StepExecutor::Fits(const StepPlan& plan) const {
+  if (plan.arena_bytes <= arena_.bytes()) return true;
   const size_t available = ctx_.device().available_bytes();
-  const size_t usable = available > kReserve ? available - kReserve : 0;
-  if (plan.arena_bytes - arena_.bytes() <= usable) return plan;
-  return plan_with(Recompute::kNormsAndActivations);
+  const size_t usable = available > kReservedBytes ? available - kReservedBytes : 0;
+  return plan.arena_bytes - arena_.bytes() <= usable;
 }
 
-Recompute StepExecutor::recompute() const { return plan_ ? plan_->recompute : Recompute::kNone; }
+StepPlan StepExecutor::ChoosePlan(const std::vector<MicroBatch>& batches, SchedulePurpose purpose,
+                                  Communicator* peers) const {
+  const auto plan_with = [&](const RecomputePlan& recompute) {
+    return PlanStep(model_, groups_.shape, batches, purpose, recompute, ctx_.device().kind());
+  };
+  if (groups_.shape.recompute) return plan_with(*groups_.shape.recompute);
+  int level = 0;
+  StepPlan plan = plan_with(RecomputeAt(level));
+  // Without a backward nothing is made again, and layers share memory for nothing.
+  if (purpose == SchedulePurpose::kEvaluate) {
+    return Fits(plan) ? plan : plan_with({Recompute::kFull});
+  }
+  // A split backward keeps all that it needs.
+  if (groups_.shape.pipeline == PipelineKind::kZeroBubbleH1) return plan;
+  const auto try_level = [&](int wanted) {
+    if (wanted != level) plan = plan_with(RecomputeAt(wanted));
+    level = wanted;
+    return Fits(plan);
+  };
+  if (!try_level(0) && !try_level(1)) {
+    // Where all is not enough either, the allocation says what is missing.
+    int least = 2, most = RecomputeLevels(model_);
+    while (least < most) {
+      const int middle = (least + most) / 2;
+      if (try_level(middle)) {
+        most = middle;
+      } else {
+        least = middle + 1;
+      }
+    }
+    try_level(most);
+  }
+  if (peers != nullptr) {
+    try_level(static_cast<int>(peers->AllReduceScalar(int64_t{level}, ReduceOp::kMax)));
+  }
+  return plan;
+}
+
+RecomputePlan StepExecutor::recompute() const { return plan_ ? plan_->recompute : RecomputePlan(); }
 
 size_t StepExecutor::PlanBytes(const std::vector<MicroBatch>& micro_batches,
                                SchedulePurpose purpose) const {
-  return ChoosePlan(micro_batches, purpose).arena_bytes;
+  return ChoosePlan(micro_batches, purpose, nullptr).arena_bytes;
 }
 
 Carver StepExecutor::At(StepBlock block, int stage, int micro_batch) const {
@@ -94,10 +138,16 @@ Carver StepExecutor::At(StepBlock block, int stage, int micro_batch) const {
                 ctx_.device().kind());
 }
 
+Carver StepExecutor::Scratch() const {
+  return Carver(static_cast<char*>(arena_.data()) + plan_->scratch.offset, plan_->scratch.bytes,
+                ctx_.device().kind());
+}
+
 void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, SchedulePurpose purpose) {
   batches_ = &batches;
   loss_mode_ = purpose == SchedulePurpose::kTrain ? LossMode::kGradients : LossMode::kLoss;
-  plan_ = std::make_unique<StepPlan>(ChoosePlan(batches, purpose));
+  plan_ = std::make_unique<StepPlan>(
+      ChoosePlan(batches, purpose, groups_.experts != nullptr ? groups_.experts : groups_.replica));
   if (plan_->arena_bytes > arena_.bytes()) {
     ctx_.stream().Synchronize();
     arena_ = Buffer();
@@ -174,9 +224,9 @@ void StepExecutor::Run(const Op& op) {
 LlmActivations& StepExecutor::ActivationsOf(const Op& op) {
   LlmActivations& acts = slots_[op.micro_batch].stages[op.stage].llm;
   if (!acts.output()) {
-    Carver carver = At(StepBlock::kLlmActs, op.stage, op.micro_batch);
+    Carver carver = At(StepBlock::kLlmActs, op.stage, op.micro_batch), scratch = Scratch();
     acts = model_.llm().Carve(carver, (*batches_)[static_cast<size_t>(op.micro_batch)], op.stage,
-                              loss_mode_, plan_->recompute);
+                              loss_mode_, plan_->recompute, &scratch);
   }
   return acts;
 }
@@ -238,8 +288,8 @@ void StepExecutor::EncoderForward(const Op& op) {
     slot.own_items = SelectItems(batch.items, plan_->items[i][seat], Pixels::kCopy);
     slot.items = &slot.own_items;
   }
-  Carver acts = At(StepBlock::kVisionActs, 0, op.micro_batch);
-  slot.vision = model_.vision().Carve(acts, *slot.items, plan_->recompute);
+  Carver acts = At(StepBlock::kVisionActs, 0, op.micro_batch), scratch = Scratch();
+  slot.vision = model_.vision().Carve(acts, *slot.items, plan_->recompute, &scratch);
   Carver encoded = At(StepBlock::kEncoded, 0, op.micro_batch);
   slot.encoded = CarveEncoded(encoded, model_, slot.items->num_merged_rows());
   model_.vision().Upload(ctx_, *slot.items, &slot.vision);
@@ -511,7 +561,10 @@ std::string StepExecutor::FindNonFinite(const MicroBatch& batch) {
       const LayerActivations& a = stack.layers[i];
       const int layer = begin + static_cast<int>(i);
       check(a.x, fmt::format("input of {} layer {}", name, layer));
+      // What layers share is of the last of them.
+      if (a.recompute == Recompute::kFull) continue;
       check(a.o, fmt::format("attention of {} layer {}", name, layer));
+      if (a.recompute != Recompute::kNone) continue;
       check(a.act, fmt::format("mlp of {} layer {}", name, layer));
     }
   };

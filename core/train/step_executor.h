@@ -3,7 +3,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +35,7 @@ struct ReplicaGroups {
   Communicator* stage = nullptr;     // the ranks of shape.seats
   Communicator* pipeline = nullptr;  // [pp]: this seat on every pipeline rank; with messages
   Communicator* replica = nullptr;   // all of it
+  Communicator* experts = nullptr;   // the world, where replicas share experts
 };
 
 /// Runs the schedule of a step on one rank: the bodies of the ops, over memory planned for this
@@ -81,13 +81,15 @@ class StepExecutor : private OpRunner {
   /// finite; "" when all are.  Collective as Evaluate is.
   std::string FindNonFinite(const MicroBatch& micro_batch);
 
-  /// Norms and activations are recomputed in the backward where keeping them does not fit the
-  /// device; this makes it so always, or never.
-  void set_recompute(std::optional<Recompute> recompute) { fixed_recompute_ = recompute; }
-  /// What the last run did.
-  Recompute recompute() const;
+  /// What the last run made again: as the shape of the replica says, or the least that fits the
+  /// device next to kReservedBytes. Of training the most that any rank needs, on all ranks whose
+  /// collectives meet.
+  RecomputePlan recompute() const;
+  /// For scratch of ops, and what the libraries take for themselves.
+  static constexpr size_t kReservedBytes = size_t{3} << 30;
 
-  /// Bytes that a step over these micro-batches plans, without running it.
+  /// Bytes that a step over these micro-batches plans, without running it and as if this rank were
+  /// alone.
   size_t PlanBytes(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
 
  private:
@@ -110,9 +112,13 @@ class StepExecutor : private OpRunner {
   };
 
   void Run(const Op& op) override;
-  StepPlan ChoosePlan(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
+  /// `peers`: ranks that must choose the same, or null.
+  StepPlan ChoosePlan(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose,
+                      Communicator* peers) const;
+  bool Fits(const StepPlan& plan) const;
   void RunSchedule(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose);
   Carver At(StepBlock block, int stage, int micro_batch) const;
+  Carver Scratch() const;
 
   void EncoderForward(const Op& op);
   void EncoderBackward(const Op& op);
@@ -140,7 +146,6 @@ class StepExecutor : private OpRunner {
   Context& ctx_;
   MultimodalModel& model_;
   ReplicaGroups groups_;
-  std::optional<Recompute> fixed_recompute_;
   Buffer arena_;
   OwnedTensor loss_sums_;  // [num_micro_batches] f64
 

@@ -35,8 +35,10 @@ class Rank {
        std::mutex* mutex)
       : job_(job),
         layout_(layout),
-        dp_rank_(world.rank() / layout.tp),
+        dp_rank_(world.rank() / (layout.tp * layout.cp)),
         tp_group_(Group(world, "tp", layout.tp)),
+        cp_group_(Group(world, "cp", layout.cp, layout.tp)),
+        rows_group_(Group(world, "rows", layout.tp * layout.cp)),
         ep_group_(Group(world, "ep", layout.ep)),
         cpu_(1),
         place_(Place()),
@@ -83,10 +85,12 @@ class Rank {
   }
 
  private:
-  /// `size` neighbours, this rank among them.
-  static std::unique_ptr<Communicator> Group(Communicator& world, const char* name, int size) {
+  /// `size` ranks, `stride` apart and in a block of their own, this one among them.
+  static std::unique_ptr<Communicator> Group(Communicator& world, const char* name, int size,
+                                             int stride = 1) {
+    const int block = size * stride, first = world.rank() / block * block + world.rank() % stride;
     std::vector<int> ranks;
-    for (int i = 0; i < size; ++i) ranks.push_back(world.rank() / size * size + i);
+    for (int i = 0; i < size; ++i) ranks.push_back(first + i * stride);
     return world.NewGroup(name, ranks);
   }
 
@@ -94,7 +98,8 @@ class Rank {
     LlmPlace place;
     place.tp = {tp_group_->size(), tp_group_->rank(), tp_group_.get()};
     place.ep = {ep_group_->size(), ep_group_->rank(), ep_group_.get()};
-    place.rows = tp_group_.get();
+    place.cp = {cp_group_->size(), cp_group_->rank(), cp_group_.get()};
+    place.rows = rows_group_.get();
     place.num_stages = job_.num_stages;
     place.stages.clear();
     for (int s = 0; s < job_.num_stages; ++s) place.stages.push_back(s);
@@ -138,7 +143,7 @@ class Rank {
     Context& ctx = cpu_.ctx;
     const MicroBatch& batch = job_.batches[index];
     const int64_t D = job_.text.width, T = batch.num_tokens();
-    const LocalItems items = llm_.ItemsAt(batch, 0, place_.tp.rank);
+    const LocalItems items = llm_.ItemsAt(batch, place_.cp.rank, place_.tp.rank);
     const auto num_items = static_cast<int64_t>(items.rows.size());
     std::vector<Array> features, d_features;
     for (uint64_t k = 0; k < kNumFeatures; ++k) {
@@ -173,7 +178,7 @@ class Rank {
     }
     if (mode == LossMode::kLoss) CheckPoolIdle();
     if (mode == LossMode::kLoss) {
-      const std::vector<int32_t> rows = Indices(llm_.ContextRowsAt(batch, 0));
+      const std::vector<int32_t> rows = Indices(llm_.ContextRowsAt(batch, place_.cp.rank));
       const VocabRange vocab = llm_.vocab();
       // In two pieces of rows.
       for (const size_t begin : {size_t{0}, rows.size() / 2}) {
@@ -185,7 +190,7 @@ class Rank {
              {rows.begin() + static_cast<int64_t>(begin), rows.begin() + static_cast<int64_t>(end)},
              *logits);
       }
-      Give(of + " hidden", T, D, 0, Indices(llm_.RowsAt(batch, 0, place_.tp.rank)),
+      Give(of + " hidden", T, D, 0, Indices(llm_.RowsAt(batch, place_.cp.rank, place_.tp.rank)),
            acts.back().hidden);
       return;
     }
@@ -226,7 +231,7 @@ class Rank {
   const Job& job_;
   const JobLayout layout_;
   const int dp_rank_;
-  const std::unique_ptr<Communicator> tp_group_, ep_group_;
+  const std::unique_ptr<Communicator> tp_group_, cp_group_, rows_group_, ep_group_;
   CpuContext cpu_;
   LlmPlace place_;
   ParamStore params_;
@@ -276,7 +281,7 @@ std::vector<MicroBatch> AwkwardBatches(const TextConfig& text) {
 Outcome RunJob(const Job& job, const JobLayout& layout) {
   Outcome outcome;
   std::mutex mutex;
-  InProcessWorld(layout.tp * layout.dp).Run([&](Communicator& world) {
+  InProcessWorld(layout.tp * layout.cp * layout.dp).Run([&](Communicator& world) {
     Rank(job, layout, world, &outcome, &mutex).Run();
   });
   return outcome;

@@ -15,13 +15,13 @@ struct Job {
   int num_stages = 1;
   bool is_split = false;  // the backward in two halves
   bool is_frozen = false;
-  Recompute recompute = Recompute::kNone;
+  RecomputePlan recompute;
 };
 
-/// Who runs a job: tp ranks share a micro-batch and dp such groups take turns; ep neighbours among
-/// the tp x dp ranks, tp running fastest, share the experts.
+/// Who runs a job: tp x cp ranks share a micro-batch and dp such groups take turns; ep neighbours
+/// among the tp x cp x dp ranks, tp running fastest, share the experts.
 struct JobLayout {
-  int tp = 1, dp = 1, ep = 1;
+  int tp = 1, dp = 1, ep = 1, cp = 1;
 };
 
 /// What a job computes, in the terms of the whole model whatever the layout.
