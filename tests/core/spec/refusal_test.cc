@@ -170,6 +170,15 @@ TEST_CASE("contradictions between keys") {
         "job.yaml:5: parallel.llm.vpp: vpp=2 needs pp > 1, which is 1");
   CHECK(RefusalOf("parallel: {llm: {dp: 2, cp: 3, ep: 4}}\n") ==
         "job.yaml:5: parallel.llm.ep: ep=4 does not divide dp*cp = 2*3");
+  CHECK(RefusalOf("train: {recompute: selective}\nparallel: {llm: {schedule: zero_bubble}}\n") ==
+        "job.yaml:5: train.recompute: selective needs a backward in one piece, which zero_bubble "
+        "splits");
+  CHECK(RefusalOf("parallel: {llm: {schedule: zero_bubble}}\n", {"train.recompute=none"}) ==
+        "nothing was refused");
+  CHECK(RefusalOf("train: {recompute_layers: 2}\n") ==
+        "job.yaml:5: train.recompute_layers: needs train.recompute selective or full, not auto");
+  CHECK(RefusalOf("train: {recompute: full, recompute_layers: 0}\n") ==
+        "job.yaml:5: train.recompute_layers: 0 is out of range; expected >= 1");
   CHECK(Refusal([] { Validate(JobSpec{}); }) ==
         "run.steps: required: how many optimizer steps to train\n"
         "model: required: model.hf (a Hugging Face directory) or model.arch\n"
