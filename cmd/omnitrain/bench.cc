@@ -13,10 +13,12 @@ namespace omnitrain {
 namespace {
 
 struct BenchArguments {
-  int threads = 0, steps = 6;
+  int threads = 0, steps = 6, num_micro_batches = 0;
+  bool one_sample = false;
+  std::vector<std::string> sets;
   std::string filter, precision = "fp32", device = "cpu", preset = "small";
   std::string transport = "auto";
-  int64_t micro_batch_tokens = 4096, max_mib = 256;
+  int64_t micro_batch_tokens = 0, max_mib = 256;
 };
 
 void PrintLine(const std::string& line) {
@@ -60,14 +62,23 @@ int RunKernels(const BenchArguments& arguments) {
 }
 
 int RunStep(const BenchArguments& arguments) {
-  return OnDevice(arguments, [&](Context& ctx) {
-    StepBench bench = StepBenchPreset(arguments.preset, arguments.micro_batch_tokens);
-    bench.dtype = DTypeOfPrecision(arguments.precision);
-    bench.steps = arguments.steps;
-    Json record = RunStepBench(ctx, bench);
-    if (!ctx.is_cuda()) record["threads"] = std::max(1, arguments.threads);
-    PrintLine(record.dump());
-  });
+  std::vector<std::string> sets = {"precision=" + arguments.precision,
+                                   "runtime.device=" + arguments.device,
+                                   "runtime.comm=" + arguments.transport};
+  if (arguments.threads > 0) sets.push_back(fmt::format("runtime.threads={}", arguments.threads));
+  sets.insert(sets.end(), arguments.sets.begin(), arguments.sets.end());
+  const JobSpec spec = ParseJobSpec({}, sets);
+  RefuseUnsupported(spec);
+  StepBench bench = StepBenchPreset(
+      arguments.preset,
+      {arguments.micro_batch_tokens, arguments.num_micro_batches, arguments.one_sample});
+  bench.dtype = DTypeOfPrecision(arguments.precision);
+  bench.steps = arguments.steps;
+  Session session(spec);
+  Json record = RunStepBench(session.RuntimeFor(spec), spec, bench);
+  if (!session.ctx().is_cuda()) record["threads"] = std::max(1, arguments.threads);
+  if (session.world().rank() == 0) PrintLine(record.dump());
+  return 0;
 }
 
 int RunComm(const BenchArguments& arguments) {
@@ -100,12 +111,20 @@ void AddBench(CLI::App& app, Runner* run) {
   for (CLI::App* one : {kernels, step, comm}) {
     one->add_option("--device", arguments->device, "cpu or cuda");
   }
-  step->add_option("--preset", arguments->preset, "small, qwen2-vl-2b or qwen3-vl-2b");
+  step->add_option("--preset", arguments->preset,
+                   "small, qwen2-vl-2b, qwen3-vl-2b, 7b-cut or 30b-a3b-cut");
   kernels->add_option("--filter", arguments->filter, "rows whose name or shape holds this");
   step->add_option("--steps", arguments->steps, "steps; the first is not counted");
   step->add_option("--micro-batch-tokens", arguments->micro_batch_tokens,
-                   "rows packed together (small)");
-  comm->add_option("--comm", arguments->transport, "auto, mpi or nccl");
+                   "rows packed together; 0: as the preset says");
+  step->add_option("--micro-batches", arguments->num_micro_batches,
+                   "of each replica; 0: as the preset says");
+  step->add_flag("--one-sample", arguments->one_sample, "each micro-batch is one long sample");
+  step->add_option("--set", arguments->sets, "key=value of a job spec, such as parallel.llm.tp=2")
+      ->allow_extra_args(false);
+  for (CLI::App* one : {step, comm}) {
+    one->add_option("--comm", arguments->transport, "auto, mpi or nccl");
+  }
   comm->add_option("--max-mib", arguments->max_mib, "largest tensor");
   comm->callback([arguments, run] { *run = [arguments] { return RunComm(*arguments); }; });
   kernels->callback([arguments, run] { *run = [arguments] { return RunKernels(*arguments); }; });

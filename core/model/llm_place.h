@@ -33,6 +33,7 @@ struct LlmPlace {
   ContextMethod context_method = ContextMethod::kAuto;
   int num_stages = 1;             // of the whole pipeline, pp * vpp
   std::vector<int> stages = {0};  // those on this rank, ascending
+  std::vector<int> stage_layers;  // layers of each stage; empty: as even as can be
 
   bool HasStage(int stage) const {
     for (int s : stages) {
@@ -42,10 +43,16 @@ struct LlmPlace {
   }
   bool has_first_stage() const { return HasStage(0); }
   bool has_last_stage() const { return HasStage(num_stages - 1); }
-  /// Layers of a stage: as even as can be, the longer stages in the middle of the pipeline, since
-  /// the first also embeds and the last also makes the loss.
+  /// Layers of a stage. Left to itself as even as can be, the longer stages in the middle of the
+  /// pipeline, since the first also embeds and the last also makes the loss.
   LayerRange LayersOf(int stage, int num_layers) const {
     OT_CHECK(num_layers >= num_stages, "{} layers over {} stages", num_layers, num_stages);
+    if (!stage_layers.empty()) {
+      LayerRange range;
+      for (int s = 0; s < stage; ++s) range.begin += stage_layers[static_cast<size_t>(s)];
+      range.end = range.begin + stage_layers[static_cast<size_t>(stage)];
+      return range;
+    }
     const int base = num_layers / num_stages, longer = num_layers % num_stages;
     // Stages [first_longer, first_longer + longer) hold one layer more.
     const int first_longer = (num_stages - longer + 1) / 2;

@@ -210,14 +210,16 @@ class TransformerStack {
   struct Layer {
     Norm norm1, q_norm, k_norm, norm2;
     Linear qkv, proj, up, down;
-    bool is_sparse = false;
-    MoeBlock moe;              // of a sparse layer, in place of up and down
     Linear kv;                 // absent unless ranks share kv heads: then qkv is q alone
     bool is_windowed = false;  // where the sequence has windows
+    bool is_sparse = false;
+    MoeBlock moe;  // of a sparse layer, in place of up and down
   };
   struct QkvViews {
     Tensor q, k, v;  // [T, H, K], [T, G, K], [T, G, K]
   };
+  bool HasDense(int begin, int end) const;
+  BlockPool& Pool(Context& ctx) const;
   QkvViews Views(const LayerActivations& a) const;
   const SequenceInputs::Segments& SegmentsOf(const SequenceInputs& inputs,
                                              const Layer& layer) const;
@@ -262,9 +264,6 @@ class TransformerStack {
 
   StackConfig config_;  // of the whole
   StackConfig local_;   // the same with this rank's H, G and F
-  bool HasDense(int begin, int end) const;
-  BlockPool& Pool(Context& ctx) const;
-
   AxisSeat tp_;
   DType dtype() const { return params_->dtype(); }
   ParamStore* params_;

@@ -73,6 +73,8 @@ void VisitParallel(FieldVisitor& v, ParallelSpec* s) {
   v.Integer("vpp", &s->llm.vpp, kPositive, "chunks of layers on each pipeline rank");
   v.Integer("ep", &s->llm.ep, kPositive, "expert parallel: ranks that share the experts");
   v.Choice("schedule", &s->llm.schedule, "order of micro-batches in the pipeline");
+  v.Ints("stage_layers", &s->llm.stage_layers, kPositive,
+         "layers of each of the pp * vpp stages; empty: as even as can be");
   v.EndGroup();
   v.BeginGroup("encoder", "where encoders run");
   v.Choice("placement", &s->encoder.placement, "where and when encoders run");

@@ -58,6 +58,7 @@ struct LlmParallelSpec {
   int vpp = 1;  // chunks per pipeline rank
   int ep = 1;   // a view over dp x cp x tp
   PipelineSchedule schedule = PipelineSchedule::kAuto;
+  std::vector<int64_t> stage_layers;  // of each of the pp * vpp stages; empty: even
 };
 
 enum class Placement { kJoint, kThreePhase, kBubble, kFirstStage, kDisaggregated, kAuto };

@@ -84,7 +84,8 @@ class ReferenceWriter : public FieldVisitor {
 }  // namespace
 
 std::string KeyReference() {
-  ReferenceWriter writer(ToJson(JobSpec{}));
+  const JobSpec defaults;
+  ReferenceWriter writer(ToJson(defaults));
   writer.text = fmt::format("{:<32} {:<34} {:<14} {}\n", "key", "values", "default", "meaning");
   JobSpec spec;
   VisitFields(writer, &spec);

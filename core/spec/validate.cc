@@ -45,6 +45,13 @@ void CheckParallel(const ParallelSpec& parallel, Problems* p) {
                 llm.schedule == PipelineSchedule::kInterleaved,
             "parallel.llm.schedule", "vpp={} needs schedule interleaved or auto, not {}", llm.vpp,
             Name(llm.schedule));
+  const int64_t num_stages = int64_t{llm.pp} * llm.vpp;
+  const auto& layers = llm.stage_layers;
+  p->Unless(layers.empty() || static_cast<int64_t>(layers.size()) == num_stages,
+            "parallel.llm.stage_layers", "{} numbers for pp*vpp = {}*{} stages", layers.size(),
+            llm.pp, llm.vpp);
+  p->Unless(std::all_of(layers.begin(), layers.end(), [](int64_t n) { return n > 0; }),
+            "parallel.llm.stage_layers", "each stage needs a layer");
   p->Unless(llm.schedule != PipelineSchedule::kInterleaved || llm.vpp > 1, "parallel.llm.schedule",
             "interleaved needs vpp > 1");
   if (llm.dp.has_value()) {
@@ -84,6 +91,11 @@ void CheckEval(const EvalSpec& eval, Problems* p) {
             "needs eval.sight.pairs > 0");
 }
 
+bool RecomputesByHand(const TrainSpec& train) {
+  return train.recompute == RecomputeChoice::kSelective ||
+         train.recompute == RecomputeChoice::kFull;
+}
+
 /// Whether `path` exists; of a pattern of shards (`{000..011}`, `*`), whether its folder does.
 bool Exists(const std::string& path) {
   std::string fixed = path;
@@ -115,14 +127,9 @@ std::vector<Problem> FindContradictions(const JobSpec& s) {
            "required with model.arch");
   p.Unless(!s.train.vision.freeze || !s.train.projector.freeze || !s.train.llm.freeze, "train",
            "vision, projector and llm are all frozen: nothing would learn");
-  const RecomputeChoice recompute = s.train.recompute;
-  const bool recomputes =
-      recompute == RecomputeChoice::kSelective || recompute == RecomputeChoice::kFull;
-  p.Unless(!recomputes || s.parallel.llm.schedule != PipelineSchedule::kZeroBubble,
-           "train.recompute", "{} needs a backward in one piece, which zero_bubble splits",
-           Name(recompute));
-  p.Unless(recomputes || !s.train.recompute_layers.has_value(), "train.recompute_layers",
-           "needs train.recompute selective or full, not {}", Name(recompute));
+  p.Unless(RecomputesByHand(s.train) || !s.train.recompute_layers.has_value(),
+           "train.recompute_layers", "needs train.recompute selective or full, not {}",
+           Name(s.train.recompute));
 
   CheckParallel(s.parallel, &p);
 
@@ -176,6 +183,9 @@ void RefuseUnsupported(const JobSpec& s) {
   only(placement == Placement::kAuto || placement == Placement::kFirstStage ||
            (placement == Placement::kJoint && s.parallel.llm.pp == 1),
        "parallel.encoder.placement", "first_stage (auto; with pp=1 joint)");
+  p.Unless(!RecomputesByHand(s.train) || s.parallel.llm.schedule != PipelineSchedule::kZeroBubble,
+           "train.recompute", "{} needs a backward in one piece, which zero_bubble splits",
+           Name(s.train.recompute));
   only(s.plan.costs == PlanCosts::kFlops, "plan.costs", "flops");
   only(s.metrics.tensorboard.empty(), "metrics.tensorboard", "null");
   only(s.metrics.trace_steps.empty(), "metrics.trace_steps", "null");

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+
 #include "core/base/check.h"
 #include "core/checkpoint/safetensors.h"
 #include "core/checkpoint/safetensors_writer.h"

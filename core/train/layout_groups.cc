@@ -1,6 +1,7 @@
 #include "core/train/layout_groups.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/model/check_place.h"
 
@@ -81,6 +82,8 @@ LlmPlace PlaceOf(const ParallelLayout& layout, int rank, const JobSpec& spec) {
   for (int chunk = 0; chunk < layout.vpp(); ++chunk) {
     place.stages.push_back(chunk * pp + mesh.Coordinate(rank, Axis::kPp));
   }
+  for (int64_t n : spec.parallel.llm.stage_layers)
+    place.stage_layers.push_back(static_cast<int>(n));
   return place;
 }
 
@@ -161,6 +164,10 @@ Communicator* LayoutGroups::Make(const NewGroup& new_group, const std::string& n
 
 LayoutGroups::LayoutGroups(const JobRuntime& runtime, const JobSpec& spec, const TextConfig& text) {
   CheckPlace(text, DegreesOf(spec));
+  const std::vector<int64_t>& layers = spec.parallel.llm.stage_layers;
+  const int64_t num_layers = std::accumulate(layers.begin(), layers.end(), int64_t{0});
+  OT_REQUIRE(layers.empty() || num_layers == text.num_layers, ErrorCode::kSpec,
+             "parallel.llm.stage_layers: {} layers, the model has {}", num_layers, text.num_layers);
   const ParallelLayout& layout = runtime.layout;
   const NewGroup& new_group = runtime.new_group;
   const Mesh& mesh = layout.llm();

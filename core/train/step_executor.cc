@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/model/host_tables.h"
+#include "core/train/choose_plan.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/rows/rows.h"
 #include "parallel/schedule/memory_plan.h"
@@ -56,79 +57,27 @@ std::pair<std::vector<int64_t>, std::vector<int64_t>> ExchangeBytes(const RowExc
   return bytes;
 }
 
-// Levels of recomputation, ever less memory for ever more work: 0 none; 1 what is cheap, in all
-// layers; n + 1 that, and whole the first n layers of each stage and of the encoder.
-RecomputePlan RecomputeAt(int level) {
-  if (level == 0) return {};
-  return {Recompute::kFull, level - 1, Recompute::kNormsAndActivations};
-}
-
-// The highest level that differs from those below it.
-int RecomputeLevels(const MultimodalModel& model) {
-  int layers = model.has_vision() ? model.vision().config().depth : 0;
-  for (int stage : model.llm().place().stages) {
-    const LayerRange range = model.llm().LayersOf(stage);
-    layers = std::max(layers, range.end - range.begin);
-  }
-  return layers + 1;
-}
-
 }  // namespace
 
 StepExecutor::StepExecutor(Context& ctx, MultimodalModel& model, const ReplicaGroups& groups)
     : ctx_(ctx), model_(model), groups_(groups) {}
 StepExecutor::~StepExecutor() = default;
 
-bool StepExecutor::Fits(const StepPlan& plan) const {
-  if (plan.arena_bytes <= arena_.bytes()) return true;
-  const size_t available = ctx_.device().available_bytes();
-  const size_t usable = available > kReservedBytes ? available - kReservedBytes : 0;
-  return plan.arena_bytes - arena_.bytes() <= usable;
-}
-
-StepPlan StepExecutor::ChoosePlan(const std::vector<MicroBatch>& batches, SchedulePurpose purpose,
-                                  Communicator* peers) const {
-  const auto plan_with = [&](const RecomputePlan& recompute) {
-    return PlanStep(model_, groups_.shape, batches, purpose, recompute, ctx_.device().kind());
+StepPlan StepExecutor::PlanFor(const std::vector<MicroBatch>& batches, SchedulePurpose purpose,
+                               Communicator* peers) const {
+  const auto fits = [&](size_t bytes) {
+    if (bytes <= arena_.bytes()) return true;
+    const size_t available = ctx_.device().available_bytes();
+    return available > kReservedBytes && bytes - arena_.bytes() <= available - kReservedBytes;
   };
-  if (groups_.shape.recompute) return plan_with(*groups_.shape.recompute);
-  int level = 0;
-  StepPlan plan = plan_with(RecomputeAt(level));
-  // Without a backward nothing is made again, and layers share memory for nothing.
-  if (purpose == SchedulePurpose::kEvaluate) {
-    return Fits(plan) ? plan : plan_with({Recompute::kFull});
-  }
-  // A split backward keeps all that it needs.
-  if (groups_.shape.pipeline == PipelineKind::kZeroBubbleH1) return plan;
-  const auto try_level = [&](int wanted) {
-    if (wanted != level) plan = plan_with(RecomputeAt(wanted));
-    level = wanted;
-    return Fits(plan);
-  };
-  if (!try_level(0) && !try_level(1)) {
-    // Where all is not enough either, the allocation says what is missing.
-    int least = 2, most = RecomputeLevels(model_);
-    while (least < most) {
-      const int middle = (least + most) / 2;
-      if (try_level(middle)) {
-        most = middle;
-      } else {
-        least = middle + 1;
-      }
-    }
-    try_level(most);
-  }
-  if (peers != nullptr) {
-    try_level(static_cast<int>(peers->AllReduceScalar(int64_t{level}, ReduceOp::kMax)));
-  }
-  return plan;
+  return ChoosePlan(model_, groups_.shape, batches, purpose, ctx_.device().kind(), fits, peers);
 }
 
 RecomputePlan StepExecutor::recompute() const { return plan_ ? plan_->recompute : RecomputePlan(); }
 
 size_t StepExecutor::PlanBytes(const std::vector<MicroBatch>& micro_batches,
                                SchedulePurpose purpose) const {
-  return ChoosePlan(micro_batches, purpose, nullptr).arena_bytes;
+  return PlanFor(micro_batches, purpose, nullptr).arena_bytes;
 }
 
 Carver StepExecutor::At(StepBlock block, int stage, int micro_batch) const {
@@ -147,7 +96,7 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
   batches_ = &batches;
   loss_mode_ = purpose == SchedulePurpose::kTrain ? LossMode::kGradients : LossMode::kLoss;
   plan_ = std::make_unique<StepPlan>(
-      ChoosePlan(batches, purpose, groups_.experts != nullptr ? groups_.experts : groups_.replica));
+      PlanFor(batches, purpose, groups_.experts != nullptr ? groups_.experts : groups_.replica));
   if (plan_->arena_bytes > arena_.bytes()) {
     ctx_.stream().Synchronize();
     arena_ = Buffer();
@@ -167,6 +116,7 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
   num_stages_done_ = 0;
   slots_.clear();
   trace_.clear();
+  op_times_.clear();
   position_ = 0;
   ExecuteOptions options;
   options.on_span = [this](const OpSpan& span) { trace_.push_back(span); };
@@ -174,8 +124,18 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
   AwaitSends(std::numeric_limits<int>::max());
 }
 
+void StepExecutor::BeginOp() {
+  if (!is_profiling_) return;
+  ctx_.stream().Synchronize();
+  op_begin_ = std::chrono::steady_clock::now();
+}
+
 void StepExecutor::Run(const Op& op) {
   AwaitSends(position_);
+  // What comes at the end of a step is done together.
+  const bool is_common = op.kind == OpKind::kReduceGrad || op.kind == OpKind::kStep;
+  if (is_profiling_ && is_common && groups_.replica != nullptr) groups_.replica->Barrier();
+  BeginOp();
   switch (op.kind) {
     case OpKind::kForward:
       AwaitValues(op);
@@ -218,6 +178,11 @@ void StepExecutor::Run(const Op& op) {
       OT_CHECK(false, "no body for {}", ToString(op));
   }
   ++position_;
+  if (!is_profiling_) return;
+  ctx_.stream().Synchronize();
+  op_times_.push_back(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                          std::chrono::steady_clock::now() - op_begin_)
+                          .count());
 }
 
 // Blocks are carved by the first op that needs them: a receive, or the op itself.
@@ -305,6 +270,7 @@ void StepExecutor::StageForward(const Op& op) {
   model_.llm().Upload(ctx_, (*batches_)[static_cast<size_t>(op.micro_batch)], &acts);
   stage.received.Wait(ctx_.stream());
   for (CommHandle& handle : stage.received_features) handle.Wait(ctx_.stream());
+  BeginOp();
   model_.llm().Forward(ctx_, acts, stage.injected.features, loss_mode_,
                        loss_sums_->Rows(op.micro_batch, 1));
   if (observer_) observer_({op.micro_batch, &acts, nullptr, nullptr});
@@ -393,6 +359,7 @@ void StepExecutor::ReshardBackward(const Op& op) {
   Slot& slot = slots_[op.micro_batch];
   if (op.stage == 0) {
     for (CommHandle& handle : slot.stages[0].received_features) handle.Wait(ctx_.stream());
+    BeginOp();
     Carver carver = At(StepBlock::kEncodedGrads, 0, op.micro_batch);
     slot.encoded_grads = CarveEncoded(carver, model_, slot.items->num_merged_rows());
     return FromSeats(slot, op.micro_batch);
@@ -453,6 +420,7 @@ void StepExecutor::StageBackward(const Op& op) {
     }
     GradOf(op);
     stage.received_grad.Wait(ctx_.stream());
+    BeginOp();
   }
   model_.llm().Backward(ctx_, stage.llm, stage.grads, part, stage.injected_grads.features, stage.d,
                         [&](int layer) {
@@ -554,7 +522,7 @@ std::string StepExecutor::FindNonFinite(const MicroBatch& batch) {
   }
   std::string where;
   const auto check = [&](const Tensor& t, const std::string& name) {
-    if (where.empty() && t.num_elements() > 0 && !AllFinite(ctx_, t)) where = name;
+    if (where.empty() && t && t.num_elements() > 0 && !AllFinite(ctx_, t)) where = name;
   };
   const auto check_layers = [&](const StackActivations& stack, int begin, const char* name) {
     for (size_t i = 0; i < stack.layers.size(); ++i) {

@@ -74,8 +74,17 @@ class StepExecutor : private OpRunner {
   std::vector<double> ReplicaLosses();
   /// Bytes of the activation arena, as planned for the last run.
   size_t planned_bytes() const { return arena_.bytes(); }
-  /// The timeline of the last run.
+  /// The timeline of the last run, on the host.
   const std::vector<OpSpan>& trace() const { return trace_; }
+
+  /// What the ops of the last run took once their data was there, in ns, in the order of this
+  /// rank's list: for the simulator. Measured only when asked for, since it waits for the device at
+  /// every op.
+  void set_profiling(bool is_profiling) { is_profiling_ = is_profiling; }
+  const std::vector<int64_t>& op_times() const { return op_times_; }
+  /// The schedule of the last run, and the place of this rank in it.
+  const Schedule& schedule() const { return plan_->schedule; }
+  int schedule_rank() const { return groups_.shape.pp_rank; }
 
   /// Runs the forward of one micro-batch and names the first place on this rank whose output is not
   /// finite; "" when all are.  Collective as Evaluate is.
@@ -112,10 +121,9 @@ class StepExecutor : private OpRunner {
   };
 
   void Run(const Op& op) override;
-  /// `peers`: ranks that must choose the same, or null.
-  StepPlan ChoosePlan(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose,
-                      Communicator* peers) const;
-  bool Fits(const StepPlan& plan) const;
+  /// `peers`: see ChoosePlan.
+  StepPlan PlanFor(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose,
+                   Communicator* peers) const;
   void RunSchedule(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose);
   Carver At(StepBlock block, int stage, int micro_batch) const;
   Carver Scratch() const;
@@ -137,6 +145,8 @@ class StepExecutor : private OpRunner {
   void Send(const Tensor& t, int stage);
   void AwaitSends(int position);
   bool IsLastGradient(const Op& op) const;
+  /// Where profiling, the op's own time begins here: behind its waits.
+  void BeginOp();
 
   void StartReadyReduces();
   void AwaitValues(const Op& op);
@@ -164,6 +174,9 @@ class StepExecutor : private OpRunner {
   std::map<int, Slot> slots_;                      // by micro-batch
   std::vector<double> losses_;
   std::vector<OpSpan> trace_;
+  bool is_profiling_ = false;
+  std::chrono::steady_clock::time_point op_begin_;
+  std::vector<int64_t> op_times_;
   std::function<void(const ForwardView&)> observer_;
 };
 

@@ -1,7 +1,7 @@
 """Whole runs on a machine with a GPU: parity with golden cases in f32 and bf16, equal bits, checkpoints between CPU and GPU,
 several ranks on one GPU and one rank a GPU. Run by hand (or by `tools/dev gpu`): CI has no GPU.
 
-usage: gpu_test.py [--golden DIR] [PART...]     parts: parity jobs ranks nccl demo; default: all that the machine can run
+usage: gpu_test.py [--golden DIR] [PART...]     parts: parity jobs ranks layouts nccl demo; default: all that the machine can run
 """
 import argparse
 import json
@@ -20,7 +20,7 @@ arguments.add_argument("parts", nargs="*")
 args = arguments.parse_args()
 num_gpus = len(subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE).stdout.splitlines())
 expect(num_gpus > 0, "this machine has a GPU")
-parts = args.parts or ["parity", "jobs", "ranks"] + ["nccl"] * (num_gpus > 1) + ["demo"] * os.path.exists("build/stamps/done")
+parts = args.parts or ["parity", "jobs", "ranks", "layouts"] + ["nccl"] * (num_gpus > 1) + ["demo"] * os.path.exists("build/stamps/done")
 failed = []
 
 
@@ -104,7 +104,44 @@ if "ranks" in parts:
         refused = w.train(out("refused"), CUDA, FP32, "runtime.comm=nccl", ranks=2)
         check(refused.code == 2 and "runtime.comm" in refused.err, "two ranks on one GPU over nccl are refused with a word", refused)
 
+def layout_parity(family, ranks, comm, layouts, precision="fp32"):
+    """The golden case and its training curve under layouts of several ranks, in one launch."""
+    case = os.path.join(args.golden, family)
+    if not os.path.exists(case):
+        print(f"skip {family}: no such case in {args.golden}")
+        return
+    with tempfile.TemporaryDirectory() as out:
+        with open(f"{out}/layouts.txt", "w") as f:
+            f.writelines(" ".join(f"parallel.llm.{one}" for one in layout.split()) + "\n" for layout in layouts)
+        curve = ["--curve", case + "/expected.json"] if precision == "fp32" else []
+        result = run(["parity", "--model", case + "/model", "--batch", case + "/batch.safetensors", "--expected",
+                      case + "/expected.safetensors", *curve, "--device", "cuda", "--precision", precision, "--repeat", "2",
+                      "--layouts", f"{out}/layouts.txt", "--report", f"{out}/report.json", "--set", "runtime.comm=" + comm,
+                      "--set", "runtime.timeout_s=60"], ranks=ranks, timeout=200)
+        reports = json.load(open(f"{out}/report.json"))["layouts"] if os.path.exists(f"{out}/report.json") else []
+        for one in reports:
+            compared = one["tensors"]
+            top = max(compared, key=lambda c: c["error"] / c["bound"] if c["bound"] else 0)
+            points = [c["error"] for c in compared if c["name"].startswith("curve.")]
+            worst = f"worst {top['name']} {top['error']:.2e} of {top['bound']:.1e}" + (f", curve {max(points):.1e}" if points else "")
+            check(one["ok"], f"{family} {precision} {ranks} ranks ({comm}) {one['layout']}: {worst}")
+        check(result.code == 0 and len(reports) == len(layouts), f"{family} {precision}: {len(layouts)} layouts of {ranks} ranks ({comm})", result)
+
+
+if "layouts" in parts:
+    layout_parity("qwen3_vl", 8, "mpi", ["tp=2 cp=2 pp=2", "tp=2 dp=2 pp=2 vpp=2", "pp=4 dp=2 schedule=zero_bubble",
+                                         "tp=4 cp=2 cp_method=ring", "cp=4 dp=2 cp_method=ulysses", "tp=2 cp=4"])
+    layout_parity("qwen2_5_vl", 8, "mpi", ["tp=2 cp=2 dp=2", "tp=4 pp=2"])
+    layout_parity("qwen2_vl", 8, "mpi", ["tp=2 cp=2 pp=2"])
+    layout_parity("qwen3_vl_moe", 8, "mpi", ["ep=8", "tp=2 pp=2 ep=4", "cp=2 ep=2 tp=2"])
+    layout_parity("qwen3_vl", 4, "mpi", ["tp=2 cp=2", "cp=4 cp_method=ring", "pp=2 tp=2"], precision="bf16")
+    layout_parity("qwen3_vl_moe", 4, "mpi", ["ep=4", "tp=2 ep=2"], precision="bf16")
+
 if "nccl" in parts:
+    two_ranks = ["tp=2", "pp=2", "pp=2 vpp=2", "pp=2 schedule=zero_bubble", "cp=2 cp_method=ring", "cp=2 cp_method=ulysses", "dp=2"]
+    layout_parity("qwen3_vl", 2, "nccl", two_ranks)
+    layout_parity("qwen3_vl_moe", 2, "nccl", ["ep=2", "tp=2 ep=2"])
+    layout_parity("qwen3_vl", 2, "nccl", two_ranks[:6], precision="bf16")
     one = w.train(out("one-nccl"), CUDA, FP32)
     two = w.train(out("nccl2"), CUDA, FP32, "runtime.comm=nccl", ranks=2)
     check(two.code == 0 and close(two.losses(), one.losses(), 1e-4), "2 ranks on 2 GPUs (nccl): the curve of one rank", two)

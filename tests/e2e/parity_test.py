@@ -22,8 +22,10 @@ for ranks in (1, 2, 4):
     report = json.load(open(f"{work}/r.json"))["layouts"][0]
     expect(report["num_compared"] == 199 and not report["not_computed"], "every tensor of the reference is compared", result)
 
-result = parity(*REFERENCE, "--precision", "fp32")
+result = parity(*REFERENCE, "--precision", "fp32", "--report", f"{work}/r.json")
 expect(result.code == 0, "fp32 parity", result)
+worst = max(t["error"] for t in json.load(open(f"{work}/r.json"))["layouts"][0]["tensors"])
+expect(worst > 1e-7, "fp32 is computed in fp32", result)
 result = parity(*REFERENCE, "--precision", "fp64", "--repeat", "3", "--micro-batch-tokens", "60", ranks=2)
 expect(result.code == 0, "packed and repeated", result)
 

@@ -31,7 +31,7 @@ class WholeModel {
     FillWithNoise(params(), 3);
     batches_ = {
         TinyBatch(model_.config(), {{{{1, 2, 6}}, 1, 3}, {{}, 3, 2}, {{{1, 6, 10}}, 2, 5}}, 4),
-        TinyBatch(model_.config(), {{{{1, 2, 2}, {1, 10, 2}}, 0, 4}}, 5)};
+        TinyBatch(model_.config(), {{{{1, 2, 2}, {1, 10, 2}}, 0, 3}}, 5)};  // and a row of padding
     if (has_loss_weights) {
       for (MicroBatch& batch : batches_) {
         for (int64_t i = 0; i < batch.num_tokens(); ++i) {

@@ -38,8 +38,8 @@ class Rank {
         dp_rank_(world.rank() / (layout.tp * layout.cp)),
         tp_group_(Group(world, "tp", layout.tp)),
         cp_group_(Group(world, "cp", layout.cp, layout.tp)),
-        rows_group_(Group(world, "rows", layout.tp * layout.cp)),
         ep_group_(Group(world, "ep", layout.ep)),
+        rows_group_(Group(world, "rows", layout.tp * layout.cp)),
         cpu_(1),
         place_(Place()),
         llm_(&params_, job.text, place_),
@@ -85,10 +85,11 @@ class Rank {
   }
 
  private:
-  /// `size` ranks, `stride` apart and in a block of their own, this one among them.
+  /// `size` ranks, `stride` from one to the next, this rank among them.
   static std::unique_ptr<Communicator> Group(Communicator& world, const char* name, int size,
                                              int stride = 1) {
-    const int block = size * stride, first = world.rank() / block * block + world.rank() % stride;
+    const int block = size * stride;
+    const int first = world.rank() / block * block + world.rank() % stride;
     std::vector<int> ranks;
     for (int i = 0; i < size; ++i) ranks.push_back(first + i * stride);
     return world.NewGroup(name, ranks);
@@ -97,9 +98,10 @@ class Rank {
   LlmPlace Place() const {
     LlmPlace place;
     place.tp = {tp_group_->size(), tp_group_->rank(), tp_group_.get()};
-    place.ep = {ep_group_->size(), ep_group_->rank(), ep_group_.get()};
     place.cp = {cp_group_->size(), cp_group_->rank(), cp_group_.get()};
+    place.ep = {ep_group_->size(), ep_group_->rank(), ep_group_.get()};
     place.rows = rows_group_.get();
+    place.context_method = layout_.context_method;
     place.num_stages = job_.num_stages;
     place.stages.clear();
     for (int s = 0; s < job_.num_stages; ++s) place.stages.push_back(s);
@@ -231,7 +233,7 @@ class Rank {
   const Job& job_;
   const JobLayout layout_;
   const int dp_rank_;
-  const std::unique_ptr<Communicator> tp_group_, cp_group_, rows_group_, ep_group_;
+  const std::unique_ptr<Communicator> tp_group_, cp_group_, ep_group_, rows_group_;
   CpuContext cpu_;
   LlmPlace place_;
   ParamStore params_;

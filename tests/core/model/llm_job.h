@@ -21,7 +21,8 @@ struct Job {
 /// Who runs a job: tp x cp ranks share a micro-batch and dp such groups take turns; ep neighbours
 /// among the tp x cp x dp ranks, tp running fastest, share the experts.
 struct JobLayout {
-  int tp = 1, dp = 1, ep = 1, cp = 1;
+  int tp = 1, cp = 1, dp = 1, ep = 1;
+  ContextMethod context_method = ContextMethod::kAuto;
 };
 
 /// What a job computes, in the terms of the whole model whatever the layout.

@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include "core/model/check_place.h"
 #include "tests/core/model/llm_job.h"
 #include "tests/core/model/tiny_model.h"
@@ -17,13 +15,15 @@ Job SparseJob() {
 }
 
 TEST_CASE("a model with experts gives the same losses and gradients on every layout") {
-  const auto [tp, dp, ep] =
-      GENERATE(JobLayout{1, 1, 1}, JobLayout{1, 2, 2}, JobLayout{2, 1, 1}, JobLayout{2, 1, 2},
-               JobLayout{2, 2, 2}, JobLayout{2, 2, 4}, JobLayout{4, 1, 2}, JobLayout{1, 4, 4});
+  const auto layout = GENERATE(
+      JobLayout{1, 1, 1, 1}, JobLayout{1, 1, 2, 2}, JobLayout{2, 1, 1, 1}, JobLayout{2, 1, 1, 2},
+      JobLayout{2, 1, 2, 2}, JobLayout{2, 1, 2, 4}, JobLayout{4, 1, 1, 2}, JobLayout{1, 1, 4, 4},
+      JobLayout{1, 2, 1, 2, ContextMethod::kRing}, JobLayout{1, 2, 1, 2, ContextMethod::kUlysses},
+      JobLayout{2, 2, 1, 4}, JobLayout{1, 2, 2, 4}, JobLayout{1, 3, 1, 1});
   Job job = SparseJob();
   const Outcome want = RunJob(job, {});
   CHECK(want.loss > want.evaluated_loss + 1);
-  CAPTURE(tp, dp, ep);
+  CAPTURE(layout.tp, layout.cp, layout.dp, layout.ep);
   SECTION("at once") {}
   SECTION("split") { job.is_split = true; }
   SECTION("recomputed") { job.recompute = {Recompute::kNormsAndActivations}; }
@@ -32,7 +32,7 @@ TEST_CASE("a model with experts gives the same losses and gradients on every lay
     job.num_stages = 2;
     job.is_split = true;
   }
-  CheckEqual(RunJob(job, {tp, dp, ep}), want);
+  CheckEqual(RunJob(job, layout), want);
 }
 
 TEST_CASE("experts in all layers, next to a frozen LLM, and without their balance loss") {
@@ -58,7 +58,7 @@ TEST_CASE("experts in all layers, next to a frozen LLM, and without their balanc
   Job plain = job;
   plain.is_split = false;
   plain.recompute = {};
-  CheckEqual(RunJob(job, {2, 2, 4}), RunJob(plain, {}));
+  CheckEqual(RunJob(job, {2, 1, 2, 4}), RunJob(plain, {}));
 }
 
 TEST_CASE("operations of sparse layers are those of the experts that a row goes to") {
@@ -74,22 +74,6 @@ TEST_CASE("operations of sparse layers are those of the experts that a row goes 
   job.text.num_experts = 0;
   // In their place an mlp of width 24; a router has 4 rows.
   CHECK(flops(2) - sparse == Approx(2.0 * 2 * 7 * 12 * (3 * 24 - 3 * 2 * 6 - 4)));
-}
-
-TEST_CASE("padding comes last among the rows of a rank, however a sequence is cut") {
-  const int cp = 3, tp = 2;
-  const int64_t num_rows = 48;
-  for (int c = 0; c < cp; ++c) {
-    for (const RowRuns& runs : {ContiguousRows(num_rows, cp, c), ZigzagRows(num_rows, cp, c)}) {
-      for (int t = 0; t < tp; ++t) {
-        int64_t end = 0;
-        for (const RowRun& run : SliceRows(runs, t * num_rows / cp / tp, num_rows / cp / tp)) {
-          CHECK(run.begin >= end);
-          end = run.end();
-        }
-      }
-    }
-  }
 }
 
 TEST_CASE("CheckPlace refuses experts that do not split, with both numbers") {

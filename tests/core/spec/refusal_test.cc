@@ -169,17 +169,13 @@ TEST_CASE("contradictions between keys") {
   CHECK(RefusalOf("parallel: {llm: {vpp: 2}}\n") ==
         "job.yaml:5: parallel.llm.vpp: vpp=2 needs pp > 1, which is 1");
   CHECK(RefusalOf("parallel: {llm: {dp: 2, cp: 3, ep: 4}}\n") ==
-        "job.yaml:5: parallel.llm.ep: ep=4 does not divide dp*cp = 2*3");
-  CHECK(RefusalOf("train: {recompute: selective}\nparallel: {llm: {schedule: zero_bubble}}\n") ==
-        "job.yaml:5: train.recompute: selective needs a backward in one piece, which zero_bubble "
-        "splits");
-  CHECK(RefusalOf("parallel: {llm: {schedule: zero_bubble}}\n", {"train.recompute=none"}) ==
-        "nothing was refused");
+        "job.yaml:5: parallel.llm.ep: ep=4 does not divide dp*cp*tp = 2*3*1");
   CHECK(RefusalOf("train: {recompute_layers: 2}\n") ==
         "job.yaml:5: train.recompute_layers: needs train.recompute selective or full, not auto");
   CHECK(RefusalOf("train: {recompute: full, recompute_layers: 0}\n") ==
         "job.yaml:5: train.recompute_layers: 0 is out of range; expected >= 1");
-  CHECK(Refusal([] { Validate(JobSpec{}); }) ==
+  const JobSpec empty;
+  CHECK(Refusal([&] { Validate(empty); }) ==
         "run.steps: required: how many optimizer steps to train\n"
         "model: required: model.hf (a Hugging Face directory) or model.arch\n"
         "data.sources: required: at least one\n"
@@ -208,11 +204,24 @@ TEST_CASE("paths that do not exist") {
 TEST_CASE("what is not built yet is refused, not ignored") {
   JobSpec spec = ParseJobSpec({WriteTempFile("job.yaml", MinimalYaml())}, {});
   CHECK_NOTHROW(RefuseUnsupported(spec));
-  spec.parallel.llm.tp = 2;
+  spec.plan.costs = PlanCosts::kFitted;
   spec.parallel.encoder.placement = Placement::kBubble;
   CHECK(Refusal([&] { RefuseUnsupported(spec); }) ==
-        "parallel.llm.tp: only 1 is supported by this version\n"
-        "parallel.encoder.placement: only joint is supported by this version");
+        "parallel.encoder.placement: only first_stage (auto; with pp=1 joint) is supported by this "
+        "version\n"
+        "plan.costs: only flops is supported by this version");
+  spec = ParseJobSpec({WriteTempFile("job.yaml", MinimalYaml())}, {});
+  spec.parallel.encoder.placement = Placement::kJoint;
+  CHECK_NOTHROW(RefuseUnsupported(spec));
+  spec.parallel.llm.pp = 2;
+  CHECK_THROWS_AS(RefuseUnsupported(spec), Error);
+  spec.parallel.encoder.placement = Placement::kAuto;
+  spec.parallel.llm.schedule = PipelineSchedule::kZeroBubble;
+  spec.train.recompute = RecomputeChoice::kNone;
+  CHECK_NOTHROW(RefuseUnsupported(spec));
+  spec.train.recompute = RecomputeChoice::kSelective;
+  CHECK(Refusal([&] { RefuseUnsupported(spec); }) ==
+        "train.recompute: selective needs a backward in one piece, which zero_bubble splits");
 }
 
 }  // namespace
