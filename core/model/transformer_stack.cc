@@ -311,11 +311,10 @@ void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs,
 
 void TransformerStack::LayerForwardAgain(Context& ctx, const SequenceInputs& inputs,
                                          const StackActivations& acts, const Layer& layer,
-                                         const LayerActivations& a, MoeInputs moe) const {
+                                         const LayerActivations& a, const MoeInputs& moe) const {
   AttentionHalf(ctx, inputs, acts, layer, a);
   layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
   if (!layer.is_sparse) return MlpUp(ctx, acts, layer, a);
-  moe.balance.loss_sum = Tensor();
   layer.moe.Forward(ctx, Pool(ctx), a.n2, moe.balance, Write::kOverwrite, Tensor(), a.moe.get());
 }
 

@@ -193,8 +193,8 @@ class TransformerStack {
 
   /// Turns d [Tl, D], the gradient at acts.out, into the gradient at acts.input(), in place; weight
   /// gradients are added to the store. `grads`: one set (kBoth) or one per layer (kInput, then
-  /// kWeight, which leaves d alone). `moe`: as for the forward, of use where layers are recomputed;
-  /// its loss is not added again.
+  /// kWeight, which leaves d alone). `moe`: as for the forward but without
+  /// loss_sum, which has its share; of use where layers are recomputed.
   /// Requires: no layer is recomputed, or kBoth.
   void Backward(Context& ctx, const SequenceInputs& inputs, int begin, const StackActivations& acts,
                 const std::vector<LayerGradients>& grads, BackwardPart part,
@@ -240,7 +240,7 @@ class TransformerStack {
                     const Tensor& out) const;
   /// What LayerForward left in `a`, its output left out: that is the next layer's input.
   void LayerForwardAgain(Context& ctx, const SequenceInputs& inputs, const StackActivations& acts,
-                         const Layer& layer, const LayerActivations& a, MoeInputs moe) const;
+                         const Layer& layer, const LayerActivations& a, const MoeInputs& moe) const;
   /// The layer up to x_mid, which it writes.
   void AttentionHalf(Context& ctx, const SequenceInputs& inputs, const StackActivations& acts,
                      const Layer& layer, const LayerActivations& a) const;
