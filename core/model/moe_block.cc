@@ -50,7 +50,8 @@ MoeActivations MoeBlock::Carve(Carver& carver, int64_t rows, MoeRecompute recomp
   const int64_t T = rows, E = config_.num_experts, K = config_.top_k;
   const DType stats = StatsDType(dtype());
   MoeActivations a;
-  a.logits = carver.Take(dtype(), {T, E});
+  a.logits = carver.Take(StatsDType(dtype()), {T, E});
+  a.d_logits = a.logits.dtype == dtype() ? a.logits : carver.Take(dtype(), {T, E});
   a.probs = carver.Take(stats, {T, E});
   a.expert_ids = carver.Take(DType::kI32, {T, K});
   a.row_of = carver.Take(DType::kI32, {T, K});
@@ -138,7 +139,7 @@ void MoeBlock::RouterGrad(Context& ctx, const Tensor& d_weights, MoeActivations*
     if (count == 0) return;
     MoeRouteBackward(ctx, a->probs.Rows(begin, count), a->expert_ids.Rows(begin, count),
                      a->weights.Rows(begin, count), d_weights.Rows(begin, count), d_probs,
-                     config_.weights, a->logits.Rows(begin, count));
+                     config_.weights, a->d_logits.Rows(begin, count));
   };
   rows(0, n, a->d_probs);
   rows(n, a->probs.rows() - n, Tensor());
@@ -175,13 +176,13 @@ void MoeBlock::InputGrad(Context& ctx, BlockPool& pool, const Tensor& dy, Write 
                          *d_rows);
   if (!is_alone) exchange_.FromExperts(ctx, pool, a->route, *d_rows, a->returned);
   MoeGatherBackward(ctx, is_alone ? *d_rows : a->returned, a->row_of, write, dx);
-  LinearInputGrad(ctx, a->logits, params_->value(router_), Write::kAccumulate, dx);
+  LinearInputGrad(ctx, a->d_logits, params_->value(router_), Write::kAccumulate, dx);
 }
 
 void MoeBlock::WeightGrad(Context& ctx, BlockPool& pool, const Tensor& x, MoeActivations* a) const {
   if (!params_->is_frozen(router_)) {
     const std::vector<int64_t>& offsets = a->route.offsets;
-    LinearWeightGrad(ctx, x, a->logits, params_->grad(router_), Tensor());
+    LinearWeightGrad(ctx, x, a->d_logits, params_->grad(router_), Tensor());
     GroupedLinearWeightGrad(ctx, *a->act, a->d_out ? *a->d_out : a->returned, offsets,
                             params_->grad(down_));
     if (!a->rows) {

@@ -51,7 +51,8 @@ enum class MoeRecompute : uint8_t { kNone, kCheapParts };
 /// What a forward leaves for the backward. T rows here, R rows at this rank's experts.
 struct MoeActivations {
   // Laid out before the sizes of the step's messages are known.
-  Tensor logits;              // [T, E]; the backward overwrites it with its gradient
+  Tensor logits;              // [T, E], in the dtype of statistics: bf16 would flip choices
+  Tensor d_logits;            // [T, E]; the same memory where the dtype is the same
   Tensor probs;               // [T, E]
   Tensor expert_ids, row_of;  // [T, K] int32
   Tensor weights;             // [T, K]

@@ -21,7 +21,8 @@ void LinearForward(Context& ctx, const Tensor& x, const Tensor& w, const Tensor&
   const int64_t rows = x.shape[0], in = x.shape[1], out = w.shape[0];
   CheckOperand(ctx, kOp, "x", x, x.dtype, {rows, in});
   CheckDenseOperand(ctx, kOp, "w", w, x.dtype, {out, in});
-  CheckOperand(ctx, kOp, "y", y, x.dtype, {rows, out});
+  CheckOperand(ctx, kOp, "y", y, y.dtype == MainGradDType(x.dtype) ? y.dtype : x.dtype,
+               {rows, out});
   if (bias) CheckDenseOperand(ctx, kOp, "bias", bias, x.dtype, {out});
   if constexpr (kHasCuda) {
     if (ctx.is_cuda()) return cuda::LinearForward(ctx, x, w, bias, write, y);

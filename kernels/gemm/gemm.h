@@ -11,7 +11,8 @@ namespace omnitrain {
 // be strided; w and dw are dense. T = 0 is legal everywhere: outputs of no rows, gradients
 // unchanged. CPU: oneDNN (f32), OpenBLAS (f64); CUDA: cuBLASLt.
 
-/// y = x w^T + bias, or y += with kAccumulate (a residual stream).
+/// y = x w^T + bias, or y += with kAccumulate (a residual stream). y may be of the main-gradient
+/// dtype instead, where rounding its sums to bf16 would decide too much (a router's logits).
 /// Shapes: x [T, I]; w [O, I]; bias [O] or absent; y [T, O].
 void LinearForward(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& bias, Write write,
                    Tensor y);

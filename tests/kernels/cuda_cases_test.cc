@@ -39,7 +39,9 @@ Bound BoundOf(const OpCase& c, DType dtype, const Tensor& reference) {
   }
   if (dtype == DType::kBF16) {
     if (c.f32_abs > 0) return {3e-2};
-    return {10 * c.bf16_rel_l2 * largest, 0, c.bf16_rel_l2};
+    // The bound is that of many elements, whose roundings average out; a few may all be unlucky.
+    const double luck = reference.num_elements() < 16 ? 2 : 1;
+    return {10 * c.bf16_rel_l2 * largest, 0, luck * c.bf16_rel_l2};
   }
   // Sums on the GPU run in another order than on the CPU.
   constexpr double kOrder = 2;
