@@ -199,7 +199,8 @@ bool LanguageModel::TakesFeature(int stage, int feature) const {
 }
 
 LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, int stage,
-                                    LossMode mode, Recompute recompute) const {
+                                    LossMode mode, const RecomputePlan& recompute,
+                                    Carver* scratch) const {
   const RowLayout layout = LayoutOf(batch);
   const int64_t Tc = layout.rows_per_cp_rank(), Tl = Tc / place_.tp.size;
   const DType dtype = params_->dtype();
@@ -218,7 +219,7 @@ LlmActivations LanguageModel::Carve(Carver& carver, const MicroBatch& batch, int
   } else {
     a.sequence.segments = CarveSegments(carver, layout.cu_seqlens);
   }
-  a.stack = stack_.Carve(carver, Tc, layers.begin, layers.end, recompute);
+  a.stack = stack_.Carve(carver, Tc, layers.begin, layers.end, recompute, scratch);
   a.balance = BalanceOf(batch);
   if (stage != place_.num_stages - 1) return a;
   const int64_t M = static_cast<int64_t>(LossRows(batch, ContextRows(batch)).size());
@@ -373,7 +374,9 @@ void LanguageModel::Backward(Context& ctx, const LlmActivations& a,
       GatherRows(ctx, dx, a.item_rows, Write::kOverwrite, d_features[k]);
     }
   };
-  stack_.Backward(ctx, a.sequence, begin, a.stack, grads, part, hooks, d);
+  MoeInputs moe;
+  moe.balance = a.balance;
+  stack_.Backward(ctx, a.sequence, begin, a.stack, grads, part, hooks, d, moe);
   if (a.stage != 0) return;
   if (a.num_item_rows > 0 && !d_features.empty()) {
     GatherRows(ctx, d, a.item_rows, Write::kOverwrite, d_features[0]);

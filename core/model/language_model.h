@@ -83,8 +83,9 @@ class LanguageModel {
   /// Whether feature k is taken by layers of `stage`.
   bool TakesFeature(int stage, int feature) const;
 
+  /// `scratch`: see TransformerStack::Carve.
   LlmActivations Carve(Carver& carver, const MicroBatch& batch, int stage, LossMode mode,
-                       Recompute recompute = Recompute::kNone) const;
+                       const RecomputePlan& recompute = {}, Carver* scratch = nullptr) const;
   void Upload(Context& ctx, const MicroBatch& batch, LlmActivations* acts) const;
   /// From acts.input(), which the first stage embeds itself, to acts.output(). Last stage:
   /// loss_sum [1] f64 += the (weighted) sum over this rank's labels of -log p; absent with kNone.

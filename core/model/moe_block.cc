@@ -81,8 +81,13 @@ void MoeBlock::AddBalanceLoss(Context& ctx, BlockPool& pool, const MoeBalance& b
   if (balance.comm != nullptr) {
     balance.comm->AllReduce(*counts, ReduceOp::kSum, ctx.stream()).Wait(ctx.stream());
   }
-  MoeBalanceLoss(ctx, *counts, *prob_sums, balance.num_rows, balance.scale, balance.loss_sum,
-                 a->d_probs);
+  PooledTensor unread;
+  if (!balance.loss_sum) {
+    unread = PooledTensor(pool, DType::kF64, {1});
+    ctx.device().Fill(unread->data, 0, sizeof(double), ctx.stream());
+  }
+  MoeBalanceLoss(ctx, *counts, *prob_sums, balance.num_rows, balance.scale,
+                 unread ? *unread : balance.loss_sum, a->d_probs);
   a->num_balanced_rows = n;
 }
 
@@ -124,7 +129,7 @@ void MoeBlock::Forward(Context& ctx, BlockPool& pool, const Tensor& x, const Moe
     exchange_.FromExperts(ctx, pool, a->route, *out, a->returned);
   }
   if (again) a->act = PooledTensor();
-  MoeCombineForward(ctx, a->returned, a->row_of, a->weights, write, y);
+  if (y) MoeCombineForward(ctx, a->returned, a->row_of, a->weights, write, y);
 }
 
 void MoeBlock::RouterGrad(Context& ctx, const Tensor& d_weights, MoeActivations* a) const {

@@ -41,7 +41,8 @@ struct MoeBalance {
   int64_t num_rows_here = 0;     // rows of x that are no padding; they come before those that are
   int64_t num_rows = 0;          // N, over all ranks of `comm`
   Communicator* comm = nullptr;  // ranks that share the rows of a micro-batch (tp x cp); null: none
-  Tensor loss_sum;  // [1] f64, += scale times this rank's share of L: shares add up over `comm`
+  Tensor loss_sum;  // [1] f64, += scale times this rank's share of L: shares add up over `comm`;
+                    // absent: only its gradient is wanted
 };
 
 /// What a backward makes again: the activations, and with one ep rank the sorted rows.
@@ -99,7 +100,8 @@ class MoeBlock {
 
   MoeActivations Carve(Carver& carver, int64_t rows, MoeRecompute recompute) const;
 
-  /// y = or += the block of x.  Shapes: x, y [T, D].  y and x do not overlap.
+  /// y = or += the block of x.  Shapes: x, y [T, D].  y and x do not overlap; y is absent where
+  /// what is left for the backward is wanted alone.
   void Forward(Context& ctx, BlockPool& pool, const Tensor& x, const MoeBalance& balance,
                Write write, Tensor y, MoeActivations* acts) const;
   /// dx = or += the gradient at x of dy at y and of the balance loss.  Shapes: dy, dx [T, D]. dy is

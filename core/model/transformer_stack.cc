@@ -18,6 +18,16 @@ StackConfig SliceOf(StackConfig config, const AxisSeat& tp) {
 
 }  // namespace
 
+std::string ToString(const RecomputePlan& plan) {
+  constexpr const char* kNames[] = {"none", "selective", "full"};
+  const char* kind = kNames[static_cast<int>(plan.kind)];
+  const char* rest = kNames[static_cast<int>(plan.rest)];
+  if (plan.is_none()) return "none";
+  if (plan.num_layers == RecomputePlan::kAllLayers) return kind;
+  if (plan.num_layers == 0) return rest;
+  return fmt::format("{} in the first {} layers, else {}", kind, plan.num_layers, rest);
+}
+
 bool StackConfig::IsSparse(int layer) const {
   return std::binary_search(sparse_layers.begin(), sparse_layers.end(), layer);
 }
@@ -106,44 +116,61 @@ BlockPool& TransformerStack::Pool(Context& ctx) const {
 }
 
 StackActivations TransformerStack::Carve(Carver& carver, int64_t rows, int begin, int end,
-                                         Recompute recompute) const {
+                                         const RecomputePlan& recompute, Carver* scratch) const {
   const StackConfig& c = local_;
   const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = rows;
   const int64_t Tl = T / tp_.size;
   OT_CHECK(Tl * tp_.size == T, "{} rows over tp={}", T, tp_.size);
   StackActivations acts;
-  acts.recompute = recompute;
-  const bool keeps = recompute == Recompute::kNone;
   if (tp_.size > 1) acts.wide = carver.Take(dtype(), {T, c.width});
-  Tensor shared_norm, shared_act;
-  if (!keeps) {
-    // A layer is done with norm1's output before norm2's is made.
-    shared_norm = carver.Take(dtype(), {Tl, c.width});
-    if (HasDense(begin, end)) shared_act = carver.Take(dtype(), {T, c.ffn});
-  }
+  // What recomputed layers share is taken by the first that needs it.
+  Carver& common = scratch != nullptr ? *scratch : carver;
+  LayerActivations shared;
+  const auto take = [&](bool keeps, Tensor* slot, DType type, const Shape& shape) {
+    if (keeps) return carver.Take(type, shape);
+    if (slot->shape.rank() == 0) *slot = common.Take(type, shape);
+    return *slot;
+  };
+  const auto take_stats = [&](bool keeps, NormStats* slot, const Norm& norm, const Shape& shape) {
+    if (keeps) return norm.Carve(carver, shape);
+    if (slot->rstd.shape.rank() == 0) *slot = norm.Carve(common, shape);
+    return *slot;
+  };
   for (int i = begin; i < end; ++i) {
     const Layer& layer = layers_[i];
     LayerActivations a;
+    a.recompute = recompute.Of(i - begin);
+    const bool keeps_all = a.recompute == Recompute::kNone;
+    const bool keeps = a.recompute != Recompute::kFull;
     a.x = carver.Take(dtype(), {Tl, c.width});
-    a.norm1 = layer.norm1.Carve(carver, {Tl});
-    a.n1 = keeps ? carver.Take(dtype(), {Tl, c.width}) : shared_norm;
-    a.qkv = carver.Take(dtype(), {T, (H + 2 * G) * K});
+    a.norm1 = take_stats(keeps, &shared.norm1, layer.norm1, {Tl});
+    a.n1 = take(keeps_all, &shared.n1, dtype(), {Tl, c.width});
+    a.qkv = take(keeps, &shared.qkv, dtype(), {T, (H + 2 * G) * K});
     if (c.has_qk_norm) {
-      a.q_norm = layer.q_norm.Carve(carver, {T, H});
-      a.k_norm = layer.k_norm.Carve(carver, {T, G});
-      a.qk = carver.Take(dtype(), {T, (H + G) * K});
+      a.q_norm = take_stats(keeps, &shared.q_norm, layer.q_norm, {T, H});
+      a.k_norm = take_stats(keeps, &shared.k_norm, layer.k_norm, {T, G});
+      a.qk = take(keeps, &shared.qk, dtype(), {T, (H + G) * K});
     }
-    a.lse = carver.Take(StatsDType(dtype()), {H, T});
-    a.o = carver.Take(dtype(), {T, H * K});
-    a.x_mid = carver.Take(dtype(), {Tl, c.width});
-    a.norm2 = layer.norm2.Carve(carver, {Tl});
-    a.n2 = keeps ? carver.Take(dtype(), {Tl, c.width}) : shared_norm;
+    a.lse = take(keeps, &shared.lse, StatsDType(dtype()), {H, T});
+    a.o = take(keeps, &shared.o, dtype(), {T, H * K});
+    a.x_mid = take(keeps, &shared.x_mid, dtype(), {Tl, c.width});
+    a.norm2 = take_stats(keeps, &shared.norm2, layer.norm2, {Tl});
+    // A layer whose backward makes norm outputs again is done with norm1's before norm2's is made.
+    Tensor* n2 = a.recompute == Recompute::kFull ? &shared.n2 : &shared.n1;
+    a.n2 = take(keeps_all, n2, dtype(), {Tl, c.width});
     if (layer.is_sparse) {
-      a.moe = std::make_shared<MoeActivations>(
-          layer.moe.Carve(carver, Tl, keeps ? MoeRecompute::kNone : MoeRecompute::kCheapParts));
+      if (!keeps && shared.moe != nullptr) {
+        a.moe = shared.moe;
+      } else {
+        a.moe = std::make_shared<MoeActivations>(layer.moe.Carve(
+            keeps ? carver : common, Tl,
+            a.recompute == Recompute::kNormsAndActivations ? MoeRecompute::kCheapParts
+                                                           : MoeRecompute::kNone));
+        if (!keeps) shared.moe = a.moe;
+      }
     } else {
-      a.up = carver.Take(dtype(), {T, c.is_gated ? 2 * c.ffn : c.ffn});
-      a.act = keeps ? carver.Take(dtype(), {T, c.ffn}) : shared_act;
+      a.up = take(keeps, &shared.up, dtype(), {T, c.is_gated ? 2 * c.ffn : c.ffn});
+      a.act = take(keeps_all, &shared.act, dtype(), {T, c.ffn});
     }
     acts.layers.push_back(a);
   }
@@ -243,10 +270,9 @@ void TransformerStack::AddToResidual(Context& ctx, const StackActivations& acts,
   AddInto(ctx, x, out);
 }
 
-void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs,
-                                    const StackActivations& acts, const Layer& layer,
-                                    const LayerActivations& a, const MoeInputs& moe,
-                                    const Tensor& out) const {
+void TransformerStack::AttentionHalf(Context& ctx, const SequenceInputs& inputs,
+                                     const StackActivations& acts, const Layer& layer,
+                                     const LayerActivations& a) const {
   const StackConfig& c = local_;
   const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = a.qkv.rows();
 
@@ -269,17 +295,37 @@ void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs,
                      a.o.View({T, H, K}), a.lse);
   }
   AddToResidual(ctx, acts, layer.proj, a.o, a.x, a.x_mid);
+}
 
+void TransformerStack::MlpUp(Context& ctx, const StackActivations& acts, const Layer& layer,
+                             const LayerActivations& a) const {
+  layer.up.Forward(ctx, GatherOverTp(ctx, acts, a.n2), Write::kOverwrite, a.up);
+  MlpActivation(ctx, a);
+}
+
+void TransformerStack::LayerForward(Context& ctx, const SequenceInputs& inputs,
+                                    const StackActivations& acts, const Layer& layer,
+                                    const LayerActivations& a, const MoeInputs& moe,
+                                    const Tensor& out) const {
+  AttentionHalf(ctx, inputs, acts, layer, a);
   layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
   if (layer.is_sparse) {
     Cast(ctx, a.x_mid, out);
     layer.moe.Forward(ctx, Pool(ctx), a.n2, moe.balance, Write::kAccumulate, out, a.moe.get());
-    if (!moe.has_backward) a.moe->Release();
+    if (!moe.has_backward || a.recompute == Recompute::kFull) a.moe->Release();
     return;
   }
-  layer.up.Forward(ctx, GatherOverTp(ctx, acts, a.n2), Write::kOverwrite, a.up);
-  MlpActivation(ctx, a);
+  MlpUp(ctx, acts, layer, a);
   AddToResidual(ctx, acts, layer.down, a.act, a.x_mid, out);
+}
+
+void TransformerStack::LayerForwardAgain(Context& ctx, const SequenceInputs& inputs,
+                                         const StackActivations& acts, const Layer& layer,
+                                         const LayerActivations& a, const MoeInputs& moe) const {
+  AttentionHalf(ctx, inputs, acts, layer, a);
+  layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
+  if (!layer.is_sparse) return MlpUp(ctx, acts, layer, a);
+  layer.moe.Forward(ctx, Pool(ctx), a.n2, moe.balance, Write::kOverwrite, Tensor(), a.moe.get());
 }
 
 ContextAttention& TransformerStack::context() const {
@@ -299,7 +345,7 @@ void TransformerStack::MlpBackward(Context& ctx, const StackActivations& acts, c
                                    const LayerActivations& a, const LayerGradients& g,
                                    BackwardPart part, const Tensor& d) const {
   const bool both = part == BackwardPart::kBoth;
-  const bool again = acts.recompute == Recompute::kNormsAndActivations;
+  const bool again = a.recompute == Recompute::kNormsAndActivations;
   // The gradient of `up` takes its place, so `act` is made again and used before.
   if (again) MlpActivation(ctx, a);
   const Tensor d_out = GatherOverTp(ctx, acts, d);
@@ -326,7 +372,7 @@ void TransformerStack::MoeBackward(Context& ctx, const StackActivations& acts, c
                                    BackwardPart part, const Tensor& d) const {
   layer.moe.InputGrad(ctx, Pool(ctx), d, Write::kOverwrite, g.d_norm, a.moe.get());
   if (part != BackwardPart::kBoth) return;
-  const bool again = acts.recompute == Recompute::kNormsAndActivations;
+  const bool again = a.recompute == Recompute::kNormsAndActivations;
   if (again && layer.qkv.is_trained()) layer.norm2.Forward(ctx, a.x_mid, a.n2, a.norm2);
   layer.moe.WeightGrad(ctx, Pool(ctx), a.n2, a.moe.get());
 }
@@ -338,7 +384,7 @@ void TransformerStack::LayerInputGrad(Context& ctx, const SequenceInputs& inputs
   const StackConfig& c = local_;
   const int64_t H = c.num_heads, G = c.num_kv_heads, K = c.head_dim, T = a.qkv.rows();
   const bool both = part == BackwardPart::kBoth;
-  const bool again = acts.recompute == Recompute::kNormsAndActivations;
+  const bool again = a.recompute == Recompute::kNormsAndActivations;
 
   if (layer.is_sparse) {
     MoeBackward(ctx, acts, layer, a, g, part, d);
@@ -407,19 +453,22 @@ void TransformerStack::Forward(Context& ctx, const SequenceInputs& inputs, int b
 void TransformerStack::Backward(Context& ctx, const SequenceInputs& inputs, int begin,
                                 const StackActivations& acts,
                                 const std::vector<LayerGradients>& grads, BackwardPart part,
-                                const StackHooks& hooks, Tensor d) const {
+                                const StackHooks& hooks, Tensor d, const MoeInputs& moe) const {
   const int n = static_cast<int>(acts.layers.size());
   OT_CHECK(static_cast<int>(grads.size()) >= (part == BackwardPart::kBoth ? 1 : n),
            "{} sets of gradients for {} layers", grads.size(), n);
-  OT_CHECK(part == BackwardPart::kBoth || acts.recompute == Recompute::kNone,
-           "a split backward keeps what it needs");
   for (int i = n - 1; i >= 0; --i) {
     const LayerGradients& g = part == BackwardPart::kBoth ? grads[0] : grads[i];
+    const Layer& layer = layers_[begin + i];
+    const LayerActivations& a = acts.layers[i];
+    OT_CHECK(part == BackwardPart::kBoth || a.recompute == Recompute::kNone,
+             "a split backward keeps what it needs");
     if (part == BackwardPart::kWeight) {
-      LayerWeightGrad(ctx, acts, layers_[begin + i], acts.layers[i], g);
+      LayerWeightGrad(ctx, acts, layer, a, g);
     } else {
       if (hooks.before_backward) hooks.before_backward(begin + i, d);
-      LayerInputGrad(ctx, inputs, acts, layers_[begin + i], acts.layers[i], g, part, d);
+      if (a.recompute == Recompute::kFull) LayerForwardAgain(ctx, inputs, acts, layer, a, moe);
+      LayerInputGrad(ctx, inputs, acts, layer, a, g, part, d);
     }
     if (part != BackwardPart::kInput && hooks.after_weight_grad) hooks.after_weight_grad(begin + i);
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -60,10 +61,32 @@ struct SequenceInputs {
   ContextTables context;  // over several cp ranks, in place of segments
 };
 
-/// What a backward makes again instead of finding it: the outputs of norms and activations cost
-/// little to compute and much to keep. Source: Korthikanti et al. 2022, section 5 (selective
-/// recomputation).
-enum class Recompute : uint8_t { kNone, kNormsAndActivations };
+/// What a layer's backward makes again instead of finding it. Source: Korthikanti et al. 2022,
+/// section 5 (selective recomputation); Chen et al. 2016 (a layer's input alone is kept).
+enum class Recompute : uint8_t {
+  kNone,
+  kNormsAndActivations,  // their outputs cost little to compute and much to keep
+  kFull,                 // the whole layer up to its last projection, collectives included
+};
+
+/// What the layers of an encoder, or of one stage of the LLM, make again: the first `num_layers`
+/// as `kind` says, those behind them as `rest`. The same on all ranks that share a collective of
+/// the stack.
+struct RecomputePlan {
+  static constexpr int kAllLayers = std::numeric_limits<int>::max();
+
+  Recompute kind = Recompute::kNone;
+  int num_layers = kAllLayers;
+  Recompute rest = Recompute::kNone;
+
+  /// Of the i-th layer that runs.
+  Recompute Of(int i) const { return i < num_layers ? kind : rest; }
+  bool is_none() const {
+    return (kind == Recompute::kNone || num_layers == 0) && rest == Recompute::kNone;
+  }
+};
+/// "none", "selective", "full in the first 3 layers, else selective".
+std::string ToString(const RecomputePlan& plan);
 
 // Over tensor parallelism each rank holds H / tp query heads, G / tp kv heads (one, where G < tp)
 // and F / tp of the mlp, and the residual and norms of T / tp rows; whole rows T are gathered
@@ -71,9 +94,10 @@ enum class Recompute : uint8_t { kNone, kNormsAndActivations };
 // below Tl is T / tp and H, G, F are those of the rank. Experts take the rows as they are, Tl.
 // Source: Korthikanti et al. 2022, section 4.2 (sequence parallelism).
 
-/// What one layer's forward leaves for its backward. n1, n2 and act are one place for all layers
-/// where they are recomputed.
+/// What one layer's forward leaves for its backward. What is recomputed is one place for all layers
+/// that do so: n1, n2 and act, or all but x.
 struct LayerActivations {
+  Recompute recompute = Recompute::kNone;
   Tensor x;    // [Tl, D] input; also the output slot of the layer before
   Tensor n1;   // [Tl, D] norm1 x
   Tensor qkv;  // [T, (H + 2G) K]
@@ -95,7 +119,6 @@ struct StackActivations {
   std::vector<LayerActivations> layers;  // of the layers that ran, in order
   Tensor out;                            // [Tl, D]
   Tensor wide;                           // [T, D], what is gathered or to be summed; absent: tp 1
-  Recompute recompute = Recompute::kNone;
   Tensor input() const { return layers.empty() ? out : layers.front().x; }
 };
 
@@ -151,9 +174,11 @@ class TransformerStack {
   /// What sparse layers take of; absent before the first of them ran.
   const BlockPool* pool() const { return pool_.get(); }
 
-  /// Lays out the activations of layers [begin, end) for `rows` rows, a multiple of tp.
+  /// Lays out the activations of layers [begin, end) for `rows` rows, a multiple of tp. `scratch`:
+  /// where to put what is recomputed, which lives through Forward and again through Backward, not
+  /// between; absent: with the rest.
   StackActivations Carve(Carver& carver, int64_t rows, int begin, int end,
-                         Recompute recompute = Recompute::kNone) const;
+                         const RecomputePlan& recompute = {}, Carver* scratch = nullptr) const;
   /// Lays out gradient temporaries that serve layers [begin, end); `part` kInput adds what the
   /// later kWeight pass needs.
   LayerGradients CarveGradients(Carver& carver, int64_t rows, int begin, int end,
@@ -170,10 +195,12 @@ class TransformerStack {
 
   /// Turns d [Tl, D], the gradient at acts.out, into the gradient at acts.input(), in place; weight
   /// gradients are added to the store. `grads`: one set (kBoth) or one per layer (kInput, then
-  /// kWeight, which leaves d alone).
+  /// kWeight, which leaves d alone). `moe`: as for the forward but without
+  /// loss_sum, which has its share; of use where layers are recomputed.
+  /// Requires: no layer is recomputed, or kBoth.
   void Backward(Context& ctx, const SequenceInputs& inputs, int begin, const StackActivations& acts,
                 const std::vector<LayerGradients>& grads, BackwardPart part,
-                const StackHooks& hooks, Tensor d) const;
+                const StackHooks& hooks, Tensor d, const MoeInputs& moe = {}) const;
 
   /// Floating-point operations of a forward over the given segment lengths (a multiply-add is two);
   /// the backward costs twice that.  Causal attention counts half the square. `windows`: their
@@ -213,6 +240,15 @@ class TransformerStack {
   void LayerForward(Context& ctx, const SequenceInputs& inputs, const StackActivations& acts,
                     const Layer& layer, const LayerActivations& a, const MoeInputs& moe,
                     const Tensor& out) const;
+  /// What LayerForward left in `a`, its output left out: that is the next layer's input.
+  void LayerForwardAgain(Context& ctx, const SequenceInputs& inputs, const StackActivations& acts,
+                         const Layer& layer, const LayerActivations& a, const MoeInputs& moe) const;
+  /// The layer up to x_mid, which it writes.
+  void AttentionHalf(Context& ctx, const SequenceInputs& inputs, const StackActivations& acts,
+                     const Layer& layer, const LayerActivations& a) const;
+  /// From n2 to `act`, in a dense layer.
+  void MlpUp(Context& ctx, const StackActivations& acts, const Layer& layer,
+             const LayerActivations& a) const;
   void LayerInputGrad(Context& ctx, const SequenceInputs& inputs, const StackActivations& acts,
                       const Layer& layer, const LayerActivations& a, const LayerGradients& g,
                       BackwardPart part, Tensor d) const;

@@ -177,7 +177,7 @@ int VisionTower::FeatureAfter(int layer) const {
 }
 
 VisionActivations VisionTower::Carve(Carver& carver, const ItemBatch& items,
-                                     Recompute recompute) const {
+                                     const RecomputePlan& recompute, Carver* scratch) const {
   const int64_t P = items.num_patches();
   const DType dtype = params_->dtype();
   VisionActivations a;
@@ -191,7 +191,7 @@ VisionActivations VisionTower::Carve(Carver& carver, const ItemBatch& items,
   a.sequence.sin = carver.Take(StatsDType(dtype), {P, config_.head_dim() / 2});
   a.sequence.segments = CarveSegments(carver, items.cu_seqlens);
   if (config_.window_size > 0) a.sequence.windows = CarveSegments(carver, items.window_cu_seqlens);
-  a.stack = stack_.Carve(carver, P, 0, config_.depth, recompute);
+  a.stack = stack_.Carve(carver, P, 0, config_.depth, recompute, scratch);
   for (const Merger& merger : mergers_) a.mergers.push_back(merger.Carve(carver, P));
   return a;
 }

@@ -67,9 +67,9 @@ class VisionTower {
   const TransformerStack& stack() const { return stack_; }
 
   /// Lays out everything a forward and backward over these items needs. Sizes come from the items'
-  /// grids only.
+  /// grids only. `scratch`: see TransformerStack::Carve.
   VisionActivations Carve(Carver& carver, const ItemBatch& items,
-                          Recompute recompute = Recompute::kNone) const;
+                          const RecomputePlan& recompute = {}, Carver* scratch = nullptr) const;
   /// Fills the inputs: patches, rotation tables, segments, interpolation.
   void Upload(Context& ctx, const ItemBatch& items, VisionActivations* acts) const;
   /// features[k] [N, D of the LLM], overwritten.

@@ -14,6 +14,7 @@ namespace omnitrain {
   const char* Name(E v) { return NamesOf(v).names[static_cast<int>(v)]; }
 
 OT_ENUM_NAMES(SaveDtype, "auto", "fp32", "bf16", "fp16")
+OT_ENUM_NAMES(RecomputeChoice, "auto", "none", "selective", "full")
 OT_ENUM_NAMES(PipelineSchedule, "auto", "1f1b", "interleaved", "zero_bubble")
 OT_ENUM_NAMES(CpMethod, "auto", "ring", "ulysses")
 OT_ENUM_NAMES(Placement, "joint", "three_phase", "bubble", "first_stage", "disaggregated", "auto")
@@ -196,10 +197,14 @@ void VisitFields(FieldVisitor& v, JobSpec* spec) {
            "dtype of exported weights; auto: as in model.hf, else fp32");
   v.EndGroup();
 
-  v.BeginGroup("train", "what learns");
+  v.BeginGroup("train", "what learns, and what it keeps in memory");
   VisitModule(v, "vision", "the vision tower without its mergers", &spec->train.vision);
   VisitModule(v, "projector", "mergers, deep-stack ones included", &spec->train.projector);
   VisitModule(v, "llm", "embeddings, decoder and head", &spec->train.llm);
+  v.Choice("recompute", &spec->train.recompute,
+           "what a backward makes again, of encoder and llm; selective: norms and activations");
+  v.Integer("recompute_layers", &spec->train.recompute_layers, kPositive,
+            "in the first layers of each stage and of the encoder; null: in all");
   v.EndGroup();
 
   VisitParallel(v, &spec->parallel);

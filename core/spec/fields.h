@@ -18,6 +18,7 @@ struct EnumNames {
 };
 
 EnumNames NamesOf(SaveDtype);
+EnumNames NamesOf(RecomputeChoice);
 EnumNames NamesOf(PipelineSchedule);
 EnumNames NamesOf(CpMethod);
 EnumNames NamesOf(Placement);

@@ -34,10 +34,15 @@ struct ModuleTrainSpec {
   double lr_scale = 1.0;  // times optim.lr
 };
 
+/// What a backward makes again instead of finding it; auto: as little as memory allows.
+enum class RecomputeChoice { kAuto, kNone, kSelective, kFull };
+
 struct TrainSpec {
   ModuleTrainSpec vision;     // the vision tower without its mergers
   ModuleTrainSpec projector;  // mergers: from tower to LLM width, deep-stack ones included
   ModuleTrainSpec llm;        // embeddings, decoder, head
+  RecomputeChoice recompute = RecomputeChoice::kAuto;
+  std::optional<int> recompute_layers;  // the first of each stage and of the encoder; absent: all
 };
 
 enum class PipelineSchedule { kAuto, kOneFOneB, kInterleaved, kZeroBubble };
@@ -219,6 +224,7 @@ inline bool operator!=(const JobSpec& a, const JobSpec& b) { return !(a == b); }
 
 /// The spelling of a value in YAML: "bf16", "three_phase".
 const char* Name(SaveDtype v);
+const char* Name(RecomputeChoice v);
 const char* Name(PipelineSchedule v);
 const char* Name(CpMethod v);
 const char* Name(Placement v);

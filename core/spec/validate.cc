@@ -91,6 +91,11 @@ void CheckEval(const EvalSpec& eval, Problems* p) {
             "needs eval.sight.pairs > 0");
 }
 
+bool RecomputesByHand(const TrainSpec& train) {
+  return train.recompute == RecomputeChoice::kSelective ||
+         train.recompute == RecomputeChoice::kFull;
+}
+
 /// Whether `path` exists; of a pattern of shards (`{000..011}`, `*`), whether its folder does.
 bool Exists(const std::string& path) {
   std::string fixed = path;
@@ -122,6 +127,9 @@ std::vector<Problem> FindContradictions(const JobSpec& s) {
            "required with model.arch");
   p.Unless(!s.train.vision.freeze || !s.train.projector.freeze || !s.train.llm.freeze, "train",
            "vision, projector and llm are all frozen: nothing would learn");
+  p.Unless(RecomputesByHand(s.train) || !s.train.recompute_layers.has_value(),
+           "train.recompute_layers", "needs train.recompute selective or full, not {}",
+           Name(s.train.recompute));
 
   CheckParallel(s.parallel, &p);
 
@@ -175,6 +183,9 @@ void RefuseUnsupported(const JobSpec& s) {
   only(placement == Placement::kAuto || placement == Placement::kFirstStage ||
            (placement == Placement::kJoint && s.parallel.llm.pp == 1),
        "parallel.encoder.placement", "first_stage (auto; with pp=1 joint)");
+  p.Unless(!RecomputesByHand(s.train) || s.parallel.llm.schedule != PipelineSchedule::kZeroBubble,
+           "train.recompute", "{} needs a backward in one piece, which zero_bubble splits",
+           Name(s.train.recompute));
   only(s.plan.costs == PlanCosts::kFlops, "plan.costs", "flops");
   only(s.metrics.tensorboard.empty(), "metrics.tensorboard", "null");
   only(s.metrics.trace_steps.empty(), "metrics.trace_steps", "null");

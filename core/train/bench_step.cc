@@ -300,7 +300,7 @@ Json RunStepBench(const JobRuntime& runtime, const JobSpec& spec, const StepBenc
       {"tflop_per_step", flops / 1e12},
       {"tflops", tflops / 1e12},
       {"peak_bytes", peak_bytes},
-      {"recompute", executor.recompute() != Recompute::kNone},
+      {"recompute", ToString(executor.recompute())},
       {"gemm_tflops", gemm / 1e12},
       {"ratio_to_gemm", tflops / gemm},
       {"copy_gb_s", MeasureCopyRate(ctx, int64_t{ctx.is_cuda() ? 1024 : 256} << 20) / 1e9}};

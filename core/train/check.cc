@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "core/base/error.h"
 #include "core/model/multimodal_model.h"
+#include "core/train/choose_plan.h"
 #include "core/train/draw_layout.h"
 #include "core/train/job_inputs.h"
 #include "core/train/layout_groups.h"
@@ -54,6 +56,12 @@ bool RunsOnGpu(const JobSpec& spec, const CheckMachine& machine) {
   if (spec.runtime.device != DeviceChoice::kAuto) return spec.runtime.device == DeviceChoice::kCuda;
   return spec.precision == Precision::kBf16 ||
          (machine.has_gpu && spec.precision != Precision::kFp64);
+}
+
+// Orders plans by how much they make again.
+std::tuple<int, int, int> Strength(const RecomputePlan& plan) {
+  return {static_cast<int>(plan.kind), plan.is_none() ? 0 : plan.num_layers,
+          static_cast<int>(plan.rest)};
 }
 
 class Check {
@@ -147,9 +155,8 @@ class Check {
 
   // Of one pipeline rank, on its first seat.
   struct StageEstimate {
-    MemoryEstimate kept, again;  // without and with recomputation
-    bool recomputes = false;
-    const MemoryEstimate& chosen() const { return recomputes ? again : kept; }
+    MemoryEstimate chosen;
+    RecomputePlan recompute;  // of the step that recomputes most
   };
 
   void MemoryAndTraffic() {
@@ -176,14 +183,6 @@ class Check {
     model.params().Plan(ParamLayoutOf(spec_, num_shards));
     const DeviceKind device = RunsOnGpu(spec_, machine_) ? DeviceKind::kCuda : DeviceKind::kCpu;
     ReplicaShape shape = ShapeOf(layout_, rank, spec_);
-    const auto plans_with = [&](Recompute recompute) {
-      std::vector<StepPlan> plans;
-      for (const StepBatch& step : steps_) {
-        plans.push_back(
-            PlanStep(model, shape, step.micro_batches, SchedulePurpose::kTrain, recompute, device));
-      }
-      return plans;
-    };
     const auto estimate = [&](const std::vector<StepPlan>& plans) {
       std::vector<PlannedStep> planned;
       for (size_t i = 0; i < plans.size(); ++i) {
@@ -191,14 +190,26 @@ class Check {
       }
       return EstimateMemory(model, shape, planned, num_shards, device, spec_.runtime.threads);
     };
-    const std::vector<StepPlan> plans = plans_with(Recompute::kNone);
+    // `beside`: what else is on the device. Ranks are taken one by one; a run agrees on the most.
+    const auto choose = [&](int64_t beside) {
+      std::vector<StepPlan> plans;
+      const auto fits = [&](size_t bytes) {
+        return machine_.device_bytes == 0 ||
+               FitsActivations(static_cast<int64_t>(bytes), machine_.device_bytes - beside);
+      };
+      for (const StepBatch& step : steps_) {
+        plans.push_back(ChoosePlan(model, shape, step.micro_batches, SchedulePurpose::kTrain,
+                                   device, fits, nullptr));
+      }
+      return plans;
+    };
+    const MemoryEstimate first = estimate(choose(0));
+    const std::vector<StepPlan> plans = choose(first.total() - first.activations - first.scratch);
     StageEstimate stage;
-    stage.kept = stage.again = estimate(plans);
-    if (CanRecompute(shape)) {
-      stage.again = estimate(plans_with(Recompute::kNormsAndActivations));
-      const int64_t beside = stage.kept.total() - stage.kept.activations - stage.kept.scratch;
-      stage.recomputes = machine_.device_bytes > 0 &&
-                         !FitsActivations(stage.kept.activations, machine_.device_bytes - beside);
+    stage.chosen = estimate(plans);
+    for (const StepPlan& plan : plans) {
+      const bool is_more = Strength(plan.recompute) > Strength(stage.recompute);
+      if (is_more) stage.recompute = plan.recompute;
     }
 
     for (size_t seat = 0; seat < shape.seats.size(); ++seat) {
@@ -216,7 +227,7 @@ class Check {
   void Memory(const std::vector<StageEstimate>& stages) {
     size_t most = 0;
     for (size_t i = 0; i < stages.size(); ++i) {
-      if (stages[i].chosen().total() > stages[most].chosen().total()) most = i;
+      if (stages[i].chosen.total() > stages[most].chosen.total()) most = i;
     }
     std::vector<std::string> columns;
     std::vector<MemoryEstimate> estimates;
@@ -225,7 +236,7 @@ class Check {
           stages.size() <= kMostColumns || i < 2 || i == most || i + 1 == stages.size();
       if (!is_shown) continue;
       columns.push_back(stages.size() == 1 ? "a rank" : fmt::format("pp {}", i));
-      estimates.push_back(stages[i].chosen());
+      estimates.push_back(stages[i].chosen);
     }
     print_(fmt::format("# memory of a rank (sizes of the first {} steps)\n{}", kPlannedSteps,
                        MemoryTable(columns, estimates)));
@@ -233,22 +244,16 @@ class Check {
   }
 
   void Recomputation(const StageEstimate& most, const std::string& where) {
-    const auto total = [](const MemoryEstimate& m) { return MiB(static_cast<double>(m.total())); };
-    std::string text = fmt::format("  at most {}{}", where, total(most.chosen()));
+    const std::string total = MiB(static_cast<double>(most.chosen.total()));
+    std::string text = fmt::format("  at most {}{}", where, total);
     if (machine_.device_bytes > 0) {
-      text +=
-          fmt::format(" of {}; recomputation: {}", MiB(static_cast<double>(machine_.device_bytes)),
-                      most.recomputes ? "norms and activations" : "none");
-      if (most.chosen().total() > machine_.device_bytes) {
-        warnings_.push_back(fmt::format("{}{} do not fit a device of {}", where,
-                                        total(most.chosen()),
+      text += fmt::format(" of {}", MiB(static_cast<double>(machine_.device_bytes)));
+      if (most.chosen.total() > machine_.device_bytes) {
+        warnings_.push_back(fmt::format("{}{} do not fit a device of {}", where, total,
                                         MiB(static_cast<double>(machine_.device_bytes))));
       }
-    } else if (most.again.activations < most.kept.activations) {
-      text += fmt::format("; {} where that does not fit, norms and activations made again",
-                          total(most.again));
     }
-    print_(text + "\n");
+    print_(text + "; recomputation: " + ToString(most.recompute) + "\n");
   }
 
   void Data() {

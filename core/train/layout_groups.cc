@@ -20,6 +20,25 @@ AxisSeat SeatIn(const std::vector<int>& ranks, int rank) {
   return seat;
 }
 
+std::optional<RecomputePlan> RecomputeOf(const TrainSpec& train) {
+  RecomputePlan plan;
+  plan.num_layers = train.recompute_layers.value_or(RecomputePlan::kAllLayers);
+  switch (train.recompute) {
+    case RecomputeChoice::kAuto:
+      return std::nullopt;
+    case RecomputeChoice::kNone:
+      plan.kind = Recompute::kNone;
+      break;
+    case RecomputeChoice::kSelective:
+      plan.kind = Recompute::kNormsAndActivations;
+      break;
+    case RecomputeChoice::kFull:
+      plan.kind = Recompute::kFull;
+      break;
+  }
+  return plan;
+}
+
 }  // namespace
 
 ParallelDegrees DegreesOf(const JobSpec& spec) {
@@ -92,6 +111,7 @@ ReplicaShape ShapeOf(const ParallelLayout& layout, int rank, const JobSpec& spec
     shape.seats.push_back({mesh.Coordinate(r, Axis::kCp), mesh.Coordinate(r, Axis::kTp)});
   }
   shape.seat = SeatIn(seats, rank).rank;
+  shape.recompute = RecomputeOf(spec.train);
   return shape;
 }
 
@@ -165,6 +185,7 @@ LayoutGroups::LayoutGroups(const JobRuntime& runtime, const JobSpec& spec, const
   place_.rows = replica_.stage;
   replica_.pipeline = Make(new_group, "llm.pp", mesh.Group(rank, Axis::kPp), true);
   replica_.replica = Make(new_group, "llm.replica", layout.ReplicaRanks(rank));
+  if (layout.ep() > 1) replica_.experts = runtime.world;
 
   // Groups of the same ranks are one.
   std::vector<std::pair<std::vector<int>, Communicator*>> made;

@@ -139,20 +139,27 @@ class Estimator {
   int64_t ExpertPool(const PlannedStep& step) const {
     if (text_.num_experts == 0) return 0;
     const bool is_alone = place_.ep.size == 1;
-    const bool again = step.plan->recompute != Recompute::kNone;
+    const RecomputePlan& recompute = step.plan->recompute;
     int64_t held = 0, most = 0;
     for (const Op& op : step.plan->schedule.ranks[static_cast<size_t>(shape_.pp_rank)]) {
       if (op.module != kLlmModule || op.micro_batch < 0) continue;
       const MicroBatch& batch = (*step.batches)[static_cast<size_t>(op.micro_batch)];
       const LayerRange layers = model_.llm().LayersOf(op.stage);
-      int64_t num_sparse = 0;
-      for (int i = layers.begin; i < layers.end; ++i) num_sparse += text_.IsMoeLayer(i) ? 1 : 0;
+      // Sparse layers by what they keep: all, what recomputation leaves, or nothing until then.
+      int64_t num_sparse = 0, num_of[3] = {0, 0, 0};
+      for (int i = layers.begin; i < layers.end; ++i) {
+        if (!text_.IsMoeLayer(i)) continue;
+        ++num_sparse;
+        ++num_of[static_cast<int>(recompute.Of(i - layers.begin))];
+      }
       const RowLayout layout =
           MakeRowLayout(batch.num_tokens(), batch.cu_seqlens, place_, model_.llm().stack().heads());
       const int64_t rows = layout.rows_per_cp_rank() / place_.tp.size * text_.experts_per_token;
-      const int64_t kept = num_sparse * PooledBytes(rows, again && is_alone ? 0 : 1, again ? 2 : 3);
+      const int64_t whole = PooledBytes(rows, 1, 3);
+      const int64_t kept = num_of[0] * whole + num_of[1] * PooledBytes(rows, is_alone ? 0 : 1, 2);
+      const int64_t made_again = num_of[2] > 0 ? whole : 0;
       const int64_t between = num_sparse * (is_alone ? 0 : PooledBytes(rows, 1, 0));
-      const int64_t running = num_sparse > 0 ? PooledBytes(rows, 2, 1) : 0;
+      const int64_t running = num_sparse > 0 ? PooledBytes(rows, 2, 1) + made_again : 0;
       const bool is_split = step.plan->schedule.llm().is_trained;
       if (op.kind == OpKind::kForward) held += kept;
       if (op.kind == OpKind::kInputGrad && is_split) held += between;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/model/host_tables.h"
+#include "core/train/choose_plan.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/rows/rows.h"
 #include "parallel/schedule/memory_plan.h"
@@ -62,27 +63,22 @@ StepExecutor::StepExecutor(Context& ctx, MultimodalModel& model, const ReplicaGr
     : ctx_(ctx), model_(model), groups_(groups) {}
 StepExecutor::~StepExecutor() = default;
 
-StepPlan StepExecutor::ChoosePlan(const std::vector<MicroBatch>& batches,
-                                  SchedulePurpose purpose) const {
-  const auto plan_with = [&](Recompute recompute) {
-    return PlanStep(model_, groups_.shape, batches, purpose, recompute, ctx_.device().kind());
+StepPlan StepExecutor::PlanFor(const std::vector<MicroBatch>& batches, SchedulePurpose purpose,
+                               Communicator* peers) const {
+  const auto fits = [&](size_t bytes) {
+    if (bytes <= arena_.bytes()) return true;
+    const auto available = static_cast<int64_t>(
+        std::min<size_t>(ctx_.device().available_bytes(), std::numeric_limits<int64_t>::max()));
+    return FitsActivations(static_cast<int64_t>(bytes - arena_.bytes()), available);
   };
-  if (fixed_recompute_) return plan_with(*fixed_recompute_);
-  StepPlan plan = plan_with(Recompute::kNone);
-  if (plan.arena_bytes <= arena_.bytes() || !CanRecompute(groups_.shape)) return plan;
-  const auto available = static_cast<int64_t>(
-      std::min<size_t>(ctx_.device().available_bytes(), std::numeric_limits<int64_t>::max()));
-  if (FitsActivations(static_cast<int64_t>(plan.arena_bytes - arena_.bytes()), available)) {
-    return plan;
-  }
-  return plan_with(Recompute::kNormsAndActivations);
+  return ChoosePlan(model_, groups_.shape, batches, purpose, ctx_.device().kind(), fits, peers);
 }
 
-Recompute StepExecutor::recompute() const { return plan_ ? plan_->recompute : Recompute::kNone; }
+RecomputePlan StepExecutor::recompute() const { return plan_ ? plan_->recompute : RecomputePlan(); }
 
 size_t StepExecutor::PlanBytes(const std::vector<MicroBatch>& micro_batches,
                                SchedulePurpose purpose) const {
-  return ChoosePlan(micro_batches, purpose).arena_bytes;
+  return PlanFor(micro_batches, purpose, nullptr).arena_bytes;
 }
 
 Carver StepExecutor::At(StepBlock block, int stage, int micro_batch) const {
@@ -92,10 +88,16 @@ Carver StepExecutor::At(StepBlock block, int stage, int micro_batch) const {
                 ctx_.device().kind());
 }
 
+Carver StepExecutor::Scratch() const {
+  return Carver(static_cast<char*>(arena_.data()) + plan_->scratch.offset, plan_->scratch.bytes,
+                ctx_.device().kind());
+}
+
 void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, SchedulePurpose purpose) {
   batches_ = &batches;
   loss_mode_ = purpose == SchedulePurpose::kTrain ? LossMode::kGradients : LossMode::kLoss;
-  plan_ = std::make_unique<StepPlan>(ChoosePlan(batches, purpose));
+  plan_ = std::make_unique<StepPlan>(
+      PlanFor(batches, purpose, groups_.experts != nullptr ? groups_.experts : groups_.replica));
   if (plan_->arena_bytes > arena_.bytes()) {
     ctx_.stream().Synchronize();
     arena_ = Buffer();
@@ -116,11 +118,13 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
   slots_.clear();
   trace_.clear();
   op_times_.clear();
+  receives_.clear();
   position_ = 0;
   ExecuteOptions options;
   options.on_span = [this](const OpSpan& span) { trace_.push_back(span); };
   Execute(plan_->schedule, groups_.shape.pp_rank, *this, options);
   AwaitSends(std::numeric_limits<int>::max());
+  OT_CHECK(receives_.empty(), "{} messages that no op waited for", receives_.size());
 }
 
 void StepExecutor::BeginOp() {
@@ -150,15 +154,13 @@ void StepExecutor::Run(const Op& op) {
       Send(ActivationsOf(op).output(), op.stage + 1);
       break;
     case OpKind::kRecvForward:
-      slots_[op.micro_batch].stages[op.stage].received = pipeline().Recv(
-          ActivationsOf(op).input(), PipelineRankOf(op.stage - 1), 0, ctx_.stream());
+      receives_.push_back({op, PipelineRankOf(op.stage - 1), ActivationsOf(op).input()});
       break;
     case OpKind::kSendBackward:
       Send(GradOf(op), op.stage - 1);
       break;
     case OpKind::kRecvBackward:
-      slots_[op.micro_batch].stages[op.stage].received_grad =
-          pipeline().Recv(GradOf(op), PipelineRankOf(op.stage + 1), 0, ctx_.stream());
+      receives_.push_back({op, PipelineRankOf(op.stage + 1), GradOf(op)});
       break;
     case OpKind::kReshardForward:
       ReshardForward(op);
@@ -188,9 +190,9 @@ void StepExecutor::Run(const Op& op) {
 LlmActivations& StepExecutor::ActivationsOf(const Op& op) {
   LlmActivations& acts = slots_[op.micro_batch].stages[op.stage].llm;
   if (!acts.output()) {
-    Carver carver = At(StepBlock::kLlmActs, op.stage, op.micro_batch);
+    Carver carver = At(StepBlock::kLlmActs, op.stage, op.micro_batch), scratch = Scratch();
     acts = model_.llm().Carve(carver, (*batches_)[static_cast<size_t>(op.micro_batch)], op.stage,
-                              loss_mode_, plan_->recompute);
+                              loss_mode_, plan_->recompute, &scratch);
   }
   return acts;
 }
@@ -228,6 +230,33 @@ void StepExecutor::Send(const Tensor& t, int stage) {
                       pipeline().Send(t, PipelineRankOf(stage), 0, ctx_.stream()));
 }
 
+// A receive whose sender is slow keeps a kernel waiting on the device (NCCL), and work that needs
+// the device to be idle for a moment, as when memory is freed or a kernel is loaded, would wait
+// with it: two ranks could then wait for each other's next message. So a receive is posted where
+// the first op that computes needs it, behind those of the same sender that came before it.
+void StepExecutor::AwaitReceives(OpKind kind, int micro_batch, int stage) {
+  std::map<int, size_t> last;  // by sender: how far
+  for (size_t i = 0; i < receives_.size(); ++i) {
+    const Op& op = receives_[i].op;
+    if (op.kind == kind && op.micro_batch == micro_batch && (stage < 0 || op.stage == stage)) {
+      last[receives_[i].sender] = i;
+    }
+  }
+  std::vector<CommHandle> handles;
+  std::vector<PendingReceive> left;
+  for (size_t i = 0; i < receives_.size(); ++i) {
+    const PendingReceive& receive = receives_[i];
+    const auto it = last.find(receive.sender);
+    if (it == last.end() || i > it->second) {
+      left.push_back(receive);
+    } else {
+      handles.push_back(pipeline().Recv(receive.to, receive.sender, 0, ctx_.stream()));
+    }
+  }
+  receives_ = std::move(left);
+  for (CommHandle& handle : handles) handle.Wait(ctx_.stream());
+}
+
 void StepExecutor::AwaitSends(int position) {
   size_t kept = 0;
   for (auto& [deadline, handle] : sends_) {
@@ -252,8 +281,8 @@ void StepExecutor::EncoderForward(const Op& op) {
     slot.own_items = SelectItems(batch.items, plan_->items[i][seat], Pixels::kCopy);
     slot.items = &slot.own_items;
   }
-  Carver acts = At(StepBlock::kVisionActs, 0, op.micro_batch);
-  slot.vision = model_.vision().Carve(acts, *slot.items, plan_->recompute);
+  Carver acts = At(StepBlock::kVisionActs, 0, op.micro_batch), scratch = Scratch();
+  slot.vision = model_.vision().Carve(acts, *slot.items, plan_->recompute, &scratch);
   Carver encoded = At(StepBlock::kEncoded, 0, op.micro_batch);
   slot.encoded = CarveEncoded(encoded, model_, slot.items->num_merged_rows());
   model_.vision().Upload(ctx_, *slot.items, &slot.vision);
@@ -267,8 +296,8 @@ void StepExecutor::StageForward(const Op& op) {
   StageSlot& stage = slots_[op.micro_batch].stages[op.stage];
   LlmActivations& acts = ActivationsOf(op);
   model_.llm().Upload(ctx_, (*batches_)[static_cast<size_t>(op.micro_batch)], &acts);
-  stage.received.Wait(ctx_.stream());
-  for (CommHandle& handle : stage.received_features) handle.Wait(ctx_.stream());
+  AwaitReceives(OpKind::kRecvForward, op.micro_batch, op.stage);
+  AwaitReceives(OpKind::kReshardForward, op.micro_batch, op.stage);
   BeginOp();
   model_.llm().Forward(ctx_, acts, stage.injected.features, loss_mode_,
                        loss_sums_->Rows(op.micro_batch, 1));
@@ -329,8 +358,7 @@ void StepExecutor::ReshardForward(const Op& op) {
     if (!model_.llm().TakesFeature(op.stage, k)) continue;
     const auto feature = static_cast<size_t>(k);
     if (!HasEncoder()) {
-      taker->received_features.push_back(
-          pipeline().Recv(taker->injected.features[feature], PipelineRankOf(0), 0, ctx_.stream()));
+      receives_.push_back({op, PipelineRankOf(0), taker->injected.features[feature]});
       continue;
     }
     const Tensor& rows = FeaturesOf(StepBlock::kInjected, 0, op.micro_batch).features[feature];
@@ -345,7 +373,7 @@ void StepExecutor::ReshardForward(const Op& op) {
 void StepExecutor::ReshardBackward(const Op& op) {
   Slot& slot = slots_[op.micro_batch];
   if (op.stage == 0) {
-    for (CommHandle& handle : slot.stages[0].received_features) handle.Wait(ctx_.stream());
+    AwaitReceives(OpKind::kReshardBackward, op.micro_batch, -1);
     BeginOp();
     Carver carver = At(StepBlock::kEncodedGrads, 0, op.micro_batch);
     slot.encoded_grads = CarveEncoded(carver, model_, slot.items->num_merged_rows());
@@ -364,8 +392,7 @@ void StepExecutor::ReshardBackward(const Op& op) {
       Cast(ctx_, FeaturesOf(StepBlock::kInjectedGrads, op.stage, op.micro_batch).features[feature],
            rows);
     } else {
-      slot.stages[0].received_features.push_back(
-          pipeline().Recv(rows, PipelineRankOf(op.stage), 0, ctx_.stream()));
+      receives_.push_back({op, PipelineRankOf(op.stage), rows});
     }
   }
 }
@@ -406,7 +433,7 @@ void StepExecutor::StageBackward(const Op& op) {
       FeaturesOf(StepBlock::kInjectedGrads, op.stage, op.micro_batch);
     }
     GradOf(op);
-    stage.received_grad.Wait(ctx_.stream());
+    AwaitReceives(OpKind::kRecvBackward, op.micro_batch, op.stage);
     BeginOp();
   }
   model_.llm().Backward(ctx_, stage.llm, stage.grads, part, stage.injected_grads.features, stage.d,
@@ -516,7 +543,10 @@ std::string StepExecutor::FindNonFinite(const MicroBatch& batch) {
       const LayerActivations& a = stack.layers[i];
       const int layer = begin + static_cast<int>(i);
       check(a.x, fmt::format("input of {} layer {}", name, layer));
+      // What layers share is of the last of them.
+      if (a.recompute == Recompute::kFull) continue;
       check(a.o, fmt::format("attention of {} layer {}", name, layer));
+      if (a.recompute != Recompute::kNone) continue;
       check(a.act, fmt::format("mlp of {} layer {}", name, layer));
     }
   };

@@ -3,7 +3,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +35,7 @@ struct ReplicaGroups {
   Communicator* stage = nullptr;     // the ranks of shape.seats
   Communicator* pipeline = nullptr;  // [pp]: this seat on every pipeline rank; with messages
   Communicator* replica = nullptr;   // all of it
+  Communicator* experts = nullptr;   // the world, where replicas share experts
 };
 
 /// Runs the schedule of a step on one rank: the bodies of the ops, over memory planned for this
@@ -90,13 +90,13 @@ class StepExecutor : private OpRunner {
   /// finite; "" when all are.  Collective as Evaluate is.
   std::string FindNonFinite(const MicroBatch& micro_batch);
 
-  /// Norms and activations are recomputed in the backward where keeping them does not fit the
-  /// device; this makes it so always, or never.
-  void set_recompute(std::optional<Recompute> recompute) { fixed_recompute_ = recompute; }
-  /// What the last run did.
-  Recompute recompute() const;
+  /// What the last run made again: as the shape of the replica says, or the least that fits the
+  /// device (FitsActivations). Of training the most that any rank needs, on all ranks whose
+  /// collectives meet.
+  RecomputePlan recompute() const;
 
-  /// Bytes that a step over these micro-batches plans, without running it.
+  /// Bytes that a step over these micro-batches plans, without running it and as if this rank were
+  /// alone.
   size_t PlanBytes(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
 
  private:
@@ -106,8 +106,6 @@ class StepExecutor : private OpRunner {
     FeatureBlock injected, injected_grads;
     Tensor d;
     std::vector<LayerGradients> grads;
-    CommHandle received, received_grad;
-    std::vector<CommHandle> received_features;
   };
   struct Slot {
     ItemBatch own_items;  // with several seats: what this one encodes
@@ -119,9 +117,12 @@ class StepExecutor : private OpRunner {
   };
 
   void Run(const Op& op) override;
-  StepPlan ChoosePlan(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
+  /// `peers`: see ChoosePlan.
+  StepPlan PlanFor(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose,
+                   Communicator* peers) const;
   void RunSchedule(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose);
   Carver At(StepBlock block, int stage, int micro_batch) const;
+  Carver Scratch() const;
 
   void EncoderForward(const Op& op);
   void EncoderBackward(const Op& op);
@@ -139,6 +140,8 @@ class StepExecutor : private OpRunner {
   int PipelineRankOf(int stage) const { return stage % groups_.shape.pp; }
   void Send(const Tensor& t, int stage);
   void AwaitSends(int position);
+  /// What RECV ops (RESHARD ops) noted for a micro-batch; stage -1: for any.
+  void AwaitReceives(OpKind kind, int micro_batch, int stage);
   bool IsLastGradient(const Op& op) const;
   /// Where profiling, the op's own time begins here: behind its waits.
   void BeginOp();
@@ -151,7 +154,6 @@ class StepExecutor : private OpRunner {
   Context& ctx_;
   MultimodalModel& model_;
   ReplicaGroups groups_;
-  std::optional<Recompute> fixed_recompute_;
   Buffer arena_;
   OwnedTensor loss_sums_;  // [num_micro_batches] f64
 
@@ -167,7 +169,13 @@ class StepExecutor : private OpRunner {
   std::unique_ptr<StepPlan> plan_;
   int position_ = 0;                               // in this rank's list
   std::vector<std::pair<int, CommHandle>> sends_;  // with the position that waits for each
-  std::map<int, Slot> slots_;                      // by micro-batch
+  struct PendingReceive {
+    Op op;
+    int sender = 0;  // of the pipeline group
+    Tensor to;
+  };
+  std::vector<PendingReceive> receives_;  // noted, not posted
+  std::map<int, Slot> slots_;             // by micro-batch
   std::vector<double> losses_;
   std::vector<OpSpan> trace_;
   bool is_profiling_ = false;

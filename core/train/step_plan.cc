@@ -133,7 +133,7 @@ FeatureBlock CarveFeatureBlock(Carver& carver, const MultimodalModel& model,
 
 StepPlan PlanStep(const MultimodalModel& model, const ReplicaShape& shape,
                   const std::vector<MicroBatch>& batches, SchedulePurpose purpose,
-                  Recompute recompute, DeviceKind device) {
+                  const RecomputePlan& recompute, DeviceKind device) {
   StepPlan plan;
   plan.recompute = recompute;
   plan.schedule = BuildSchedule(model, shape, static_cast<int>(batches.size()), purpose);
@@ -147,6 +147,9 @@ StepPlan PlanStep(const MultimodalModel& model, const ReplicaShape& shape,
 
   std::vector<BlockRule> rules;
   std::vector<std::tuple<StepBlock, int, int>> keys;
+  const auto share = [&](const Carver& scratch) {
+    plan.scratch.bytes = std::max(plan.scratch.bytes, scratch.used());
+  };
   for (size_t i = 0; i < batches.size(); ++i) {
     const MicroBatch& batch = batches[i];
     plan.items.push_back(DealItems(batch.items, shape.seats.size()));
@@ -169,8 +172,11 @@ StepPlan PlanStep(const MultimodalModel& model, const ReplicaShape& shape,
       const ItemBatch mine =
           SelectItems(batch.items, dealt[static_cast<size_t>(shape.seat)], Pixels::kLeaveOut);
       const auto encoded = [&](Carver& c) { CarveEncoded(c, model, mine.num_merged_rows()); };
-      add(StepBlock::kVisionActs, 0, kVisionModule, BlockLifetime::kForWeightGrad,
-          [&](Carver& c) { vision.Carve(c, mine, recompute); });
+      add(StepBlock::kVisionActs, 0, kVisionModule, BlockLifetime::kForWeightGrad, [&](Carver& c) {
+        Carver scratch(device);
+        vision.Carve(c, mine, recompute, &scratch);
+        share(scratch);
+      });
       add(StepBlock::kEncoded, 0, kVisionModule, BlockLifetime::kOutput, encoded);
       if (trains_encoder) {
         add(StepBlock::kEncodedGrads, 0, kVisionModule, BlockLifetime::kOutputGrad, encoded);
@@ -185,8 +191,11 @@ StepPlan PlanStep(const MultimodalModel& model, const ReplicaShape& shape,
       };
       if (consumes)
         add(StepBlock::kInjected, stage, kLlmModule, BlockLifetime::kInjected, features);
-      add(StepBlock::kLlmActs, stage, kLlmModule, BlockLifetime::kForWeightGrad,
-          [&](Carver& c) { llm.Carve(c, batch, stage, mode, recompute); });
+      add(StepBlock::kLlmActs, stage, kLlmModule, BlockLifetime::kForWeightGrad, [&](Carver& c) {
+        Carver scratch(device);
+        llm.Carve(c, batch, stage, mode, recompute, &scratch);
+        share(scratch);
+      });
       const bool has_backward = trains && (plan.schedule.llm().is_trained || trains_encoder);
       if (!has_backward) continue;
       add(StepBlock::kStageGrad, stage, kLlmModule, BlockLifetime::kStageGrad, [&](Carver& c) {
@@ -210,7 +219,9 @@ StepPlan PlanStep(const MultimodalModel& model, const ReplicaShape& shape,
   for (size_t r = 0; r < requests.size(); ++r) {
     plan.places[keys[r]] = {arena.offsets[r], requests[r].bytes};
   }
-  plan.arena_bytes = arena.arena_bytes;
+  constexpr size_t kAlignment = ArenaPlan::kAlignment;
+  plan.scratch.offset = (arena.arena_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  plan.arena_bytes = plan.scratch.offset + plan.scratch.bytes;
   return plan;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -10,7 +11,8 @@
 
 namespace omnitrain {
 
-/// How the ranks of a replica share its work, as far as a plan needs to know: no communicators.
+/// How the ranks of a replica share its work, and what they make again rather than keep, as far as
+/// a plan needs to know: no communicators.
 struct ReplicaShape {
   PipelineKind pipeline = PipelineKind::kOneFOneB;
   int pp = 1, pp_rank = 0, vpp = 1;
@@ -20,6 +22,8 @@ struct ReplicaShape {
   };
   std::vector<Seat> seats = {{0, 0}};
   int seat = 0;  // of this rank
+  /// Of every stage and of the encoder; absent: as little as the memory of the ranks allows.
+  std::optional<RecomputePlan> recompute;
 };
 
 /// What a rank holds in the arena, each with a life of its own. Features exist as the encoder made
@@ -41,7 +45,7 @@ enum class StepBlock {
 /// where it lies in memory. A pure function: every rank of a replica can make those of the others.
 struct StepPlan {
   Schedule schedule;
-  Recompute recompute = Recompute::kNone;
+  RecomputePlan recompute;
   /// Per micro-batch and seat: the items that it encodes, ascending.
   std::vector<std::vector<std::vector<int>>> items;
 
@@ -50,13 +54,15 @@ struct StepPlan {
   };
   /// By block, stage and micro-batch; blocks without bytes are left out.
   std::map<std::tuple<StepBlock, int, int>, Place> places;
+  /// What recomputed layers share, of whichever forward or backward runs: ops follow one another.
+  Place scratch;
   size_t arena_bytes = 0;
 };
 
 /// Errors: kSpec when there is nothing to train.  Requires: each stage of the pipeline has layers.
 StepPlan PlanStep(const MultimodalModel& model, const ReplicaShape& shape,
                   const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose,
-                  Recompute recompute, DeviceKind device);
+                  const RecomputePlan& recompute, DeviceKind device);
 
 /// Whether a run may recompute at all: a split backward keeps all that it needs.
 bool CanRecompute(const ReplicaShape& shape);

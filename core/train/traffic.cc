@@ -127,6 +127,11 @@ class StepTraffic {
         OverTp(2 * num_halves, rows);  // d and the norm's output once more
         continue;
       }
+      if (plan_.recompute.Of(layer - layers.begin) == Recompute::kFull) {
+        OverTp(is_sparse ? 2 : 3, rows);  // its forward again, up to the last projection
+        OverCp(rows, false);
+        if (is_sparse) ToExperts(rows, true);
+      }
       // d, the sum for the norm's output, and with weight gradients its rows.
       OverTp((is_trained && !is_split ? 3 : 2) * num_halves, rows);
       OverCp(rows, true);

@@ -270,6 +270,7 @@ class Trainer {
         {"balance",
          {{"encoder", MaxOverMean(notes, &StepNotes::encoder_work)},
           {"llm", MaxOverMean(notes, &StepNotes::llm_work)}}},
+        {"recompute", ToString(executor_.recompute())},
         {"skipped", skipped_},
         {"truncated", batch.truncated},
         {"eta_s", SecondsSince(start_) / static_cast<double>(step_ - first_step_) *

@@ -83,7 +83,7 @@ expect(set(across(together).values()) == {"0"}, f"nothing leaves the only node: 
 
 # Recomputation, as a device of that size would choose.
 small, large = check(1, WIDE, "--device-gib", "0.05"), check(1, WIDE, "--device-gib", "80")
-expect("recomputation: norms and activations" in small.out and "do not fit" in small.out, "a small device", small)
+expect("recomputation: full in the first" in small.out and "do not fit" in small.out, "a small device", small)
 expect("recomputation: none" in large.out, "a large device", large)
 
 # What does not split is refused before anything else is looked at.

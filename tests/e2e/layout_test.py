@@ -12,7 +12,7 @@ CASES = os.path.dirname(GOLDEN)
 def check(name, model, batch, worlds, extra=()):
     with tempfile.TemporaryDirectory(prefix="ot_layouts.", dir="/tmp") as directory:
         for world in worlds:
-            chosen = pairwise(layouts(Shape(model), world))
+            chosen = pairwise(layouts(Shape(model), world, ("none", "selective", "full")))
             results = compare(model, batch, world, chosen, directory, extra)
             print(f"{name}: {len(results)} layouts of {world} ranks, worst tensor {max(e for _, e in results):.1e}")
 

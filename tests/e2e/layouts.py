@@ -32,8 +32,8 @@ class Shape:
         self.experts = text.get("num_experts") or text.get("num_local_experts") or 0
 
 
-def layouts(shape, world):
-    """All layouts of `world` ranks that the model splits over, as dicts of parallel.llm keys."""
+def layouts(shape, world, recomputes=("auto",)):
+    """All layouts of `world` ranks that the model splits over, as dicts of parallel.llm keys and train.recompute."""
     found = []
     for tp, cp, pp in itertools.product(powers(world), repeat=3):
         if world % (tp * cp * pp):
@@ -53,9 +53,15 @@ def layouts(shape, world):
             for vpp, schedule in [(1, "auto"), (1, "zero_bubble")] + [(v, "auto") for v in range(2, shape.layers + 1)]:
                 if pp * vpp > shape.layers or (pp == 1 and (vpp > 1 or schedule != "auto")):
                     continue
-                found.append({"tp": tp, "cp": cp, "dp": dp, "pp": pp, "vpp": vpp, "ep": ep, "cp_method": method,
-                              "schedule": schedule})
+                # A split backward recomputes nothing.
+                for recompute in recomputes if schedule == "auto" else ("none",):
+                    found.append({"tp": tp, "cp": cp, "dp": dp, "pp": pp, "vpp": vpp, "ep": ep, "cp_method": method,
+                                  "schedule": schedule, "recompute": recompute})
     return found
+
+
+def section(key):
+    return "train" if key == "recompute" else "parallel.llm"
 
 
 def pairwise(candidates):
@@ -101,7 +107,7 @@ def compare(model, batch, world, chosen, directory, extra=(), timeout=600):
         file, report = os.path.join(directory, "layouts.txt"), os.path.join(directory, "report.json")
         with open(file, "w") as f:
             for layout in group:
-                f.write(" ".join(f"parallel.llm.{key}={value}" for key, value in layout.items()) + "\n")
+                f.write(" ".join(f"{section(key)}.{key}={value}" for key, value in layout.items()) + "\n")
         result = run(["parity", "--model", model, "--batch", batch, "--expected", dump, *BOUND, "--repeat", str(repeat),
                       "--layouts", file, "--report", report, *extra], ranks=world, timeout=timeout)
         expect(result.code == 0, f"{world} ranks, {len(group)} layouts of {model} equal one rank", result)

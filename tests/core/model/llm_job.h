@@ -15,7 +15,7 @@ struct Job {
   int num_stages = 1;
   bool is_split = false;  // the backward in two halves
   bool is_frozen = false;
-  Recompute recompute = Recompute::kNone;
+  RecomputePlan recompute;
 };
 
 /// Who runs a job: tp x cp ranks share a micro-batch and dp such groups take turns; ep neighbours

@@ -26,7 +26,7 @@ TEST_CASE("a model with experts gives the same losses and gradients on every lay
   CAPTURE(layout.tp, layout.cp, layout.dp, layout.ep);
   SECTION("at once") {}
   SECTION("split") { job.is_split = true; }
-  SECTION("recomputed") { job.recompute = Recompute::kNormsAndActivations; }
+  SECTION("recomputed") { job.recompute = {Recompute::kNormsAndActivations}; }
   SECTION("stages") { job.num_stages = 3; }
   SECTION("stages, split") {
     job.num_stages = 2;
@@ -40,7 +40,7 @@ TEST_CASE("experts in all layers, next to a frozen LLM, and without their balanc
   SECTION("all layers") { job.text.dense_layers = {}; }
   SECTION("all layers, recomputed") {
     job.text.dense_layers = {};
-    job.recompute = Recompute::kNormsAndActivations;
+    job.recompute = {Recompute::kNormsAndActivations};
   }
   SECTION("all layers, split") {
     job.text.dense_layers = {};
@@ -50,14 +50,14 @@ TEST_CASE("experts in all layers, next to a frozen LLM, and without their balanc
   SECTION("frozen, split") { job.is_frozen = job.is_split = true; }
   SECTION("frozen, recomputed") {
     job.is_frozen = true;
-    job.recompute = Recompute::kNormsAndActivations;
+    job.recompute = {Recompute::kNormsAndActivations};
   }
   SECTION("no balance loss") { job.text.router_aux_loss_coef = 0; }
   const Outcome one = RunJob(job, {});
   CHECK((one.loss > one.evaluated_loss + 1) == (job.text.router_aux_loss_coef > 0));
   Job plain = job;
   plain.is_split = false;
-  plain.recompute = Recompute::kNone;
+  plain.recompute = {};
   CheckEqual(RunJob(job, {2, 1, 2, 4}), RunJob(plain, {}));
 }
 

@@ -34,7 +34,7 @@ TEST_CASE("tensor parallelism under split backwards, recomputation and stages") 
   const Outcome want = RunJob(job, {1});
   CAPTURE(tp);
   SECTION("split") { job.is_split = true; }
-  SECTION("recomputed") { job.recompute = Recompute::kNormsAndActivations; }
+  SECTION("recomputed") { job.recompute = {Recompute::kNormsAndActivations}; }
   SECTION("two stages") { job.num_stages = 2; }
   SECTION("two stages, split") {
     job.num_stages = 2;

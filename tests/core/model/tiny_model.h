@@ -68,6 +68,7 @@ inline MicroBatch TinyBatch(const ModelConfig& model, const std::vector<TinySamp
   pack.positions.video_token_id = static_cast<int32_t>(model.video_token_id);
   pack.patch_dim = model.vision.patch_dim();
   pack.pad_multiple = 4;
+  pack.window_cells = model.vision.window_cells();
   const int64_t merged = model.vision.merge_size * model.vision.merge_size;
 
   std::vector<EncodedSample> encoded(samples.size());

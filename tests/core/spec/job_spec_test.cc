@@ -26,7 +26,7 @@ TEST_CASE("a minimal job keeps the defaults") {
 
 TEST_CASE("every kind of value is read") {
   const JobSpec spec = Load(std::string(MinimalYaml()) + R"(
-train: {vision: {freeze: true, lr_scale: 0.1}}
+train: {vision: {freeze: true, lr_scale: 0.1}, recompute: full, recompute_layers: 3}
 parallel:
   llm: {dp: 2}
   encoder: {pool: replica}
@@ -39,6 +39,8 @@ metrics: {tensorboard: null, trace_steps: [2, 3]}
 )");
   CHECK(spec.train.vision.freeze);
   CHECK(spec.train.vision.lr_scale == 0.1);
+  CHECK(spec.train.recompute == RecomputeChoice::kFull);
+  CHECK(spec.train.recompute_layers == 3);
   CHECK(spec.parallel.llm.dp == 2);
   CHECK(spec.parallel.encoder.pool == PoolScope::kReplica);
   CHECK(spec.parallel.order[0] == "cp");

@@ -170,6 +170,10 @@ TEST_CASE("contradictions between keys") {
         "job.yaml:5: parallel.llm.vpp: vpp=2 needs pp > 1, which is 1");
   CHECK(RefusalOf("parallel: {llm: {dp: 2, cp: 3, ep: 4}}\n") ==
         "job.yaml:5: parallel.llm.ep: ep=4 does not divide dp*cp*tp = 2*3*1");
+  CHECK(RefusalOf("train: {recompute_layers: 2}\n") ==
+        "job.yaml:5: train.recompute_layers: needs train.recompute selective or full, not auto");
+  CHECK(RefusalOf("train: {recompute: full, recompute_layers: 0}\n") ==
+        "job.yaml:5: train.recompute_layers: 0 is out of range; expected >= 1");
   const JobSpec empty;
   CHECK(Refusal([&] { Validate(empty); }) ==
         "run.steps: required: how many optimizer steps to train\n"
@@ -211,6 +215,13 @@ TEST_CASE("what is not built yet is refused, not ignored") {
   CHECK_NOTHROW(RefuseUnsupported(spec));
   spec.parallel.llm.pp = 2;
   CHECK_THROWS_AS(RefuseUnsupported(spec), Error);
+  spec.parallel.encoder.placement = Placement::kAuto;
+  spec.parallel.llm.schedule = PipelineSchedule::kZeroBubble;
+  spec.train.recompute = RecomputeChoice::kNone;
+  CHECK_NOTHROW(RefuseUnsupported(spec));
+  spec.train.recompute = RecomputeChoice::kSelective;
+  CHECK(Refusal([&] { RefuseUnsupported(spec); }) ==
+        "train.recompute: selective needs a backward in one piece, which zero_bubble splits");
 }
 
 }  // namespace
