@@ -71,8 +71,7 @@ bool CanRecompute(const ReplicaShape& shape) {
 }
 
 bool FitsActivations(int64_t bytes, int64_t available) {
-  constexpr int64_t kReserve = int64_t{3} << 30;
-  return bytes <= std::max<int64_t>(0, available - kReserve);
+  return bytes <= std::max<int64_t>(0, available - kReservedBytes);
 }
 
 int64_t NumMergedRows(const ItemBatch& batch, const std::vector<int>& items) {

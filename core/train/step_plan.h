@@ -64,6 +64,9 @@ StepPlan PlanStep(const MultimodalModel& model, const ReplicaShape& shape,
                   const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose,
                   const RecomputePlan& recompute, DeviceKind device);
 
+/// What a device keeps free of activations: for scratch of ops, and what the libraries take for
+/// themselves.
+constexpr int64_t kReservedBytes = int64_t{3} << 30;
 /// Whether a run may recompute at all: a split backward keeps all that it needs.
 bool CanRecompute(const ReplicaShape& shape);
 /// Whether activations fit a device with `available` bytes beside what it holds already, and leave

@@ -18,7 +18,7 @@ constexpr Recompute kNone = Recompute::kNone, kFull = Recompute::kFull,
 class SmallDevice : public Device {
  public:
   explicit SmallDevice(size_t arena_bytes)
-      : available_(StepExecutor::kReservedBytes + arena_bytes) {}
+      : available_(static_cast<size_t>(kReservedBytes) + arena_bytes) {}
   DeviceKind kind() const override { return host_->kind(); }
   int index() const override { return 0; }
   std::string Describe() const override { return "a small host"; }
