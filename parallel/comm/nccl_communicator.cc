@@ -71,6 +71,17 @@ class NcclCommunicator : public Communicator {
     if (has_messages_) MakeMessageLinks();
   }
 
+  // NCCL's end of a link waits for the other end: as when they were made, every rank takes its
+  // share of one sequence.
+  ~NcclCommunicator() override {
+    for (int from = 0; has_messages_ && from < size(); ++from) {
+      for (int to = 0; to < size(); ++to) {
+        if (from == rank()) to_[static_cast<size_t>(to)].reset();
+        if (to == rank()) from_[static_cast<size_t>(from)].reset();
+      }
+    }
+  }
+
   std::unique_ptr<Communicator> NewGroup(const std::string& name,
                                          const std::vector<int>& global_ranks) override {
     return nccl::NewCommunicator(host_->NewGroup(name, global_ranks), device_, has_messages_);
