@@ -29,7 +29,7 @@ RankTraffic StepOf(const ModelConfig& config, const LlmPlace& place, const Repli
   options.frozen[static_cast<int>(ParamGroup::kLlm)] = is_frozen;
   model.params().Plan(options);
   const StepPlan plan =
-      PlanStep(model, shape, batches, SchedulePurpose::kTrain, Recompute::kNone, DeviceKind::kCpu);
+      PlanStep(model, shape, batches, SchedulePurpose::kTrain, RecomputePlan(), DeviceKind::kCpu);
   RankTraffic traffic;
   AddStepTraffic(model, shape, plan, batches, &traffic);
   return traffic;
