@@ -154,13 +154,13 @@ void StepExecutor::Run(const Op& op) {
       Send(ActivationsOf(op).output(), op.stage + 1);
       break;
     case OpKind::kRecvForward:
-      receives_.push_back({op, PipelineRankOf(op.stage - 1), ActivationsOf(op).input()});
+      Receive(op, PipelineRankOf(op.stage - 1), ActivationsOf(op).input());
       break;
     case OpKind::kSendBackward:
       Send(GradOf(op), op.stage - 1);
       break;
     case OpKind::kRecvBackward:
-      receives_.push_back({op, PipelineRankOf(op.stage + 1), GradOf(op)});
+      Receive(op, PipelineRankOf(op.stage + 1), GradOf(op));
       break;
     case OpKind::kReshardForward:
       ReshardForward(op);
@@ -230,31 +230,24 @@ void StepExecutor::Send(const Tensor& t, int stage) {
                       pipeline().Send(t, PipelineRankOf(stage), 0, ctx_.stream()));
 }
 
-// A receive whose sender is slow keeps a kernel waiting on the device (NCCL), and work that needs
-// the device to be idle for a moment, as when memory is freed or a kernel is loaded, would wait
-// with it: two ranks could then wait for each other's next message. So a receive is posted where
-// the first op that computes needs it, behind those of the same sender that came before it.
+// Posted at its place in the list: the order of the lists holds even where each message keeps its
+// rank waiting (AddCommunication), as when freeing memory waits for the whole device. Posted later,
+// a sender that waits for its message could wait for ever.
+void StepExecutor::Receive(const Op& op, int sender, const Tensor& to) {
+  receives_.push_back({op, pipeline().Recv(to, sender, 0, ctx_.stream())});
+}
+
 void StepExecutor::AwaitReceives(OpKind kind, int micro_batch, int stage) {
-  std::map<int, size_t> last;  // by sender: how far
-  for (size_t i = 0; i < receives_.size(); ++i) {
-    const Op& op = receives_[i].op;
+  size_t kept = 0;
+  for (PendingReceive& receive : receives_) {
+    const Op& op = receive.op;
     if (op.kind == kind && op.micro_batch == micro_batch && (stage < 0 || op.stage == stage)) {
-      last[receives_[i].sender] = i;
-    }
-  }
-  std::vector<CommHandle> handles;
-  std::vector<PendingReceive> left;
-  for (size_t i = 0; i < receives_.size(); ++i) {
-    const PendingReceive& receive = receives_[i];
-    const auto it = last.find(receive.sender);
-    if (it == last.end() || i > it->second) {
-      left.push_back(receive);
+      receive.handle.Wait(ctx_.stream());
     } else {
-      handles.push_back(pipeline().Recv(receive.to, receive.sender, 0, ctx_.stream()));
+      std::swap(receives_[kept++], receive);
     }
   }
-  receives_ = std::move(left);
-  for (CommHandle& handle : handles) handle.Wait(ctx_.stream());
+  receives_.resize(kept);
 }
 
 void StepExecutor::AwaitSends(int position) {
@@ -358,7 +351,7 @@ void StepExecutor::ReshardForward(const Op& op) {
     if (!model_.llm().TakesFeature(op.stage, k)) continue;
     const auto feature = static_cast<size_t>(k);
     if (!HasEncoder()) {
-      receives_.push_back({op, PipelineRankOf(0), taker->injected.features[feature]});
+      Receive(op, PipelineRankOf(0), taker->injected.features[feature]);
       continue;
     }
     const Tensor& rows = FeaturesOf(StepBlock::kInjected, 0, op.micro_batch).features[feature];
@@ -392,7 +385,7 @@ void StepExecutor::ReshardBackward(const Op& op) {
       Cast(ctx_, FeaturesOf(StepBlock::kInjectedGrads, op.stage, op.micro_batch).features[feature],
            rows);
     } else {
-      receives_.push_back({op, PipelineRankOf(op.stage), rows});
+      Receive(op, PipelineRankOf(op.stage), rows);
     }
   }
 }

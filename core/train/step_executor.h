@@ -140,7 +140,8 @@ class StepExecutor : private OpRunner {
   int PipelineRankOf(int stage) const { return stage % groups_.shape.pp; }
   void Send(const Tensor& t, int stage);
   void AwaitSends(int position);
-  /// What RECV ops (RESHARD ops) noted for a micro-batch; stage -1: for any.
+  void Receive(const Op& op, int sender, const Tensor& to);
+  /// What RECV ops (RESHARD ops) have under way for a micro-batch; stage -1: for any.
   void AwaitReceives(OpKind kind, int micro_batch, int stage);
   bool IsLastGradient(const Op& op) const;
   /// Where profiling, the op's own time begins here: behind its waits.
@@ -171,11 +172,10 @@ class StepExecutor : private OpRunner {
   std::vector<std::pair<int, CommHandle>> sends_;  // with the position that waits for each
   struct PendingReceive {
     Op op;
-    int sender = 0;  // of the pipeline group
-    Tensor to;
+    CommHandle handle;
   };
-  std::vector<PendingReceive> receives_;  // noted, not posted
-  std::map<int, Slot> slots_;             // by micro-batch
+  std::vector<PendingReceive> receives_;
+  std::map<int, Slot> slots_;  // by micro-batch
   std::vector<double> losses_;
   std::vector<OpSpan> trace_;
   bool is_profiling_ = false;
