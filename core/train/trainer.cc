@@ -26,6 +26,7 @@
 #include "core/train/signals.h"
 #include "core/train/step_executor.h"
 #include "core/train/work.h"
+#include "parallel/comm/wait_record.h"
 
 namespace omnitrain {
 namespace {
@@ -127,6 +128,7 @@ class Trainer {
 
   int Run() {
     CatchStopSignals();
+    InstallCrashReporter();  // again, on top: mpirun's TERM after a rank died still tells who waits
     Prepare();
     WriteStart();
     loader_ = std::make_unique<Loader>(
