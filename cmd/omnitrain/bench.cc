@@ -33,8 +33,7 @@ DType DTypeOfPrecision(const std::string& precision) {
   return precision == "fp64" ? DType::kF64 : DType::kF32;
 }
 
-// Each run has a device of its own, with as many threads as were asked for.
-int OnDevice(const BenchArguments& arguments, const std::function<void(Context&)>& body) {
+void CheckPrecision(const BenchArguments& arguments) {
   OT_REQUIRE(arguments.device == "cpu" || arguments.device == "cuda", ErrorCode::kSpec,
              "--device {}: use cpu or cuda", arguments.device);
   OT_REQUIRE((arguments.precision == "fp64") <= (arguments.device == "cpu") &&
@@ -43,6 +42,11 @@ int OnDevice(const BenchArguments& arguments, const std::function<void(Context&)
              "--precision {}: the CPU computes in fp32 and fp64, a GPU in fp32 and "
              "bf16",
              arguments.precision);
+}
+
+// Each run has a device of its own, with as many threads as were asked for.
+int OnDevice(const BenchArguments& arguments, const std::function<void(Context&)>& body) {
+  CheckPrecision(arguments);
   const auto device =
       arguments.device == "cuda" ? NewCudaDevice(0) : NewCpuDevice(arguments.threads);
   const auto stream = device->NewStream();
@@ -62,6 +66,7 @@ int RunKernels(const BenchArguments& arguments) {
 }
 
 int RunStep(const BenchArguments& arguments) {
+  CheckPrecision(arguments);
   std::vector<std::string> sets = {"precision=" + arguments.precision,
                                    "runtime.device=" + arguments.device,
                                    "runtime.comm=" + arguments.transport};

@@ -85,7 +85,6 @@ int Run(ParityArguments arguments) {
   bool ok = true;
   Json reports = Json::array();
   for (size_t i = 0; i < specs.size(); ++i) {
-    arguments.options.precision = specs[i].precision;
     const ComparisonReport report =
         RunParity(session.RuntimeFor(specs[i]), specs[i], arguments.options);
     ok = ok && report.ok();

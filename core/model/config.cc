@@ -410,6 +410,4 @@ void SetVocabulary(int64_t num_tokens, ModelConfig* config) {
       vocab_size, num_tokens);
 }
 
-void RefuseUnsupportedModel(const ModelConfig& /*config*/, const std::string& /*where*/) {}
-
 }  // namespace omnitrain

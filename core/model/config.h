@@ -115,9 +115,6 @@ ModelConfig ModelConfigFromArch(const std::string& arch_json);
 /// vocabulary that is given has fewer rows than the tokenizer has ids.
 void SetVocabulary(int64_t num_tokens, ModelConfig* config);
 
-/// Refuses families that parse but cannot be trained: none now. Errors: kSpec, naming `where`.
-void RefuseUnsupportedModel(const ModelConfig& config, const std::string& where);
-
 /// A config.json (transformers 5 spelling) that loads as this model, with `saved_dtype`.
 nlohmann::ordered_json ToHfConfig(const ModelConfig& config);
 

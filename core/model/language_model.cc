@@ -158,19 +158,18 @@ std::vector<int32_t> LanguageModel::ContextRows(const MicroBatch& batch) const {
 }
 
 LocalItems LanguageModel::ItemsAt(const MicroBatch& batch, int cp_rank, int tp_rank) const {
-  std::vector<int32_t> local(static_cast<size_t>(batch.num_tokens()), -1);
-  int32_t next = 0;
-  for (const RowRun& run : RowsAt(batch, cp_rank, tp_rank)) {
-    for (int64_t row = run.begin; row < run.end(); ++row, ++next) {
-      if (row < batch.num_tokens()) local[static_cast<size_t>(row)] = next;
-    }
-  }
+  const RowRuns runs = RowsAt(batch, cp_rank, tp_rank);
   LocalItems items;
   for (size_t n = 0; n < batch.item_rows.size(); ++n) {
-    const int32_t row = local[static_cast<size_t>(batch.item_rows[n])];
-    if (row < 0) continue;
-    items.encoder_rows.push_back(static_cast<int32_t>(n));
-    items.rows.push_back(row);
+    int64_t before = 0;  // local rows in front of the run
+    for (const RowRun& run : runs) {
+      const int64_t row = batch.item_rows[n] - run.begin;
+      if (row >= 0 && row < run.count) {
+        items.encoder_rows.push_back(static_cast<int32_t>(n));
+        items.rows.push_back(static_cast<int32_t>(before + row));
+      }
+      before += run.count;
+    }
   }
   return items;
 }

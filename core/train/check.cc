@@ -191,6 +191,7 @@ class Check {
       return EstimateMemory(model, shape, planned, num_shards, device, spec_.runtime.threads);
     };
     // `beside`: what else is on the device. Ranks are taken one by one; a run agrees on the most.
+    std::map<size_t, std::shared_ptr<const Schedule>> schedules;  // by number of micro-batches
     const auto choose = [&](int64_t beside) {
       std::vector<StepPlan> plans;
       const auto fits = [&](size_t bytes) {
@@ -198,8 +199,13 @@ class Check {
                FitsActivations(static_cast<int64_t>(bytes), machine_.device_bytes - beside);
       };
       for (const StepBatch& step : steps_) {
-        plans.push_back(ChoosePlan(model, shape, step.micro_batches, SchedulePurpose::kTrain,
-                                   device, fits, nullptr));
+        const size_t n = step.micro_batches.size();
+        if (schedules.count(n) == 0) {
+          schedules[n] =
+              BuildStepSchedule(model, shape, static_cast<int>(n), SchedulePurpose::kTrain);
+        }
+        plans.push_back(
+            ChoosePlan(model, shape, schedules[n], step.micro_batches, device, fits, nullptr));
       }
       return plans;
     };

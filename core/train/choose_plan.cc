@@ -25,20 +25,20 @@ int HighestLevel(const MultimodalModel& model) {
 }  // namespace
 
 StepPlan ChoosePlan(const MultimodalModel& model, const ReplicaShape& shape,
-                    const std::vector<MicroBatch>& batches, SchedulePurpose purpose,
-                    DeviceKind device, const std::function<bool(size_t)>& fits,
-                    Communicator* peers) {
+                    const std::shared_ptr<const Schedule>& schedule,
+                    const std::vector<MicroBatch>& batches, DeviceKind device,
+                    const std::function<bool(size_t)>& fits, Communicator* peers) {
   const auto plan_with = [&](const RecomputePlan& recompute) {
-    return PlanStep(model, shape, batches, purpose, recompute, device);
+    return PlanStep(model, shape, schedule, batches, recompute, device);
   };
   if (shape.recompute) return plan_with(*shape.recompute);
   int level = 0;
   StepPlan plan = plan_with(RecomputeAt(level));
-  if (purpose == SchedulePurpose::kEvaluate) {
+  if (schedule->purpose == SchedulePurpose::kEvaluate) {
     return fits(plan.arena_bytes) ? plan : plan_with({Recompute::kFull});
   }
   // A split backward keeps all that it needs.
-  if (shape.pipeline == PipelineKind::kZeroBubbleH1) return plan;
+  if (!CanRecompute(shape)) return plan;
   const auto try_level = [&](int wanted) {
     if (wanted != level) plan = plan_with(RecomputeAt(wanted));
     level = wanted;

@@ -17,8 +17,8 @@ namespace omnitrain {
 /// Collective over `peers`, in training.  Deterministic.
 /// Cost: a PlanStep; log2(layers) more where that does not fit.
 StepPlan ChoosePlan(const MultimodalModel& model, const ReplicaShape& shape,
-                    const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose,
-                    DeviceKind device, const std::function<bool(size_t)>& fits,
-                    Communicator* peers);
+                    const std::shared_ptr<const Schedule>& schedule,
+                    const std::vector<MicroBatch>& micro_batches, DeviceKind device,
+                    const std::function<bool(size_t)>& fits, Communicator* peers);
 
 }  // namespace omnitrain

@@ -86,11 +86,8 @@ SourceKind KindOf(SourceFormat format) {
 }  // namespace
 
 ModelConfig OpenModelConfig(const JobSpec& spec) {
-  const bool is_new = spec.model.hf.empty();
-  ModelConfig model =
-      is_new ? ModelConfigFromArch(spec.model.arch) : LoadModelConfig(spec.model.hf);
-  RefuseUnsupportedModel(model, is_new ? "model.arch" : spec.model.hf + "/config.json");
-  return model;
+  return spec.model.hf.empty() ? ModelConfigFromArch(spec.model.arch)
+                               : LoadModelConfig(spec.model.hf);
 }
 
 JobInputs OpenInputs(const JobSpec& spec) {

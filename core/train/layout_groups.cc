@@ -181,10 +181,17 @@ LayoutGroups::LayoutGroups(const JobRuntime& runtime, const JobSpec& spec, const
   place_.tp.comm = Make(new_group, "llm.tp", mesh.Group(rank, Axis::kTp));
   place_.cp.comm = Make(new_group, "llm.cp", mesh.Group(rank, Axis::kCp), true);
   place_.ep.comm = Make(new_group, "llm.ep", ExpertRanks(layout, rank));
-  replica_.stage = Make(new_group, "llm.tp_cp", mesh.Group(rank, {Axis::kTp, Axis::kCp}));
+  replica_.stage = place_.cp.size == 1 ? place_.tp.comm
+                   : place_.tp.size == 1
+                       ? place_.cp.comm
+                       : Make(new_group, "llm.tp_cp", mesh.Group(rank, {Axis::kTp, Axis::kCp}));
   place_.rows = replica_.stage;
   replica_.pipeline = Make(new_group, "llm.pp", mesh.Group(rank, Axis::kPp), true);
-  replica_.replica = Make(new_group, "llm.replica", layout.ReplicaRanks(rank));
+  // For host values alone: no NCCL of its own.
+  const NewGroup on_host = [&](const std::string& name, const std::vector<int>& ranks, bool) {
+    return runtime.world->NewGroup(name, ranks);
+  };
+  replica_.replica = Make(on_host, "llm.replica", layout.ReplicaRanks(rank));
   if (layout.ep() > 1) replica_.experts = runtime.world;
 
   // Groups of the same ranks are one.

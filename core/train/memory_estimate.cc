@@ -141,7 +141,7 @@ class Estimator {
     const bool is_alone = place_.ep.size == 1;
     const RecomputePlan& recompute = step.plan->recompute;
     int64_t held = 0, most = 0;
-    for (const Op& op : step.plan->schedule.ranks[static_cast<size_t>(shape_.pp_rank)]) {
+    for (const Op& op : step.plan->schedule->ranks[static_cast<size_t>(shape_.pp_rank)]) {
       if (op.module != kLlmModule || op.micro_batch < 0) continue;
       const MicroBatch& batch = (*step.batches)[static_cast<size_t>(op.micro_batch)];
       const LayerRange layers = model_.llm().LayersOf(op.stage);
@@ -160,7 +160,7 @@ class Estimator {
       const int64_t made_again = num_of[2] > 0 ? whole : 0;
       const int64_t between = num_sparse * (is_alone ? 0 : PooledBytes(rows, 1, 0));
       const int64_t running = num_sparse > 0 ? PooledBytes(rows, 2, 1) + made_again : 0;
-      const bool is_split = step.plan->schedule.llm().is_trained;
+      const bool is_split = step.plan->schedule->llm().is_trained;
       if (op.kind == OpKind::kForward) held += kept;
       if (op.kind == OpKind::kInputGrad && is_split) held += between;
       most = std::max(most, held + running);

@@ -49,13 +49,13 @@ class ParityRun {
       : ctx_(*runtime.ctx),
         world_(*runtime.world),
         options_(options),
+        precision_(spec.precision),
         config_(LoadModelConfig(options.model)),
         groups_(runtime, spec, config_.text),
         samples_(ReadParityBatch(options.batch, config_)),
         micro_batches_(MakeParityMicroBatches(samples_, config_, options.repeat,
                                               options.micro_batch_tokens, groups_.replica_idx(),
                                               groups_.num_replicas())) {
-    RefuseUnsupportedModel(config_, options.model + "/config.json");
     int vision_out = 0;
     for (const ParitySample& sample : samples_) {
       first_vision_out_.push_back(vision_out);
@@ -129,7 +129,7 @@ class ParityRun {
   void Load() {
     model_ = std::make_unique<MultimodalModel>(config_, groups_.place());
     ParamStore::AllocateOptions allocate;
-    allocate.dtype = ComputeDType(options_.precision);
+    allocate.dtype = ComputeDType(precision_);
     allocate.num_shards = groups_.sharing().Sizes();
     model_->params().Allocate(ctx_.device(), allocate);
     LoadWeights(ctx_, HfDirectory::Open(options_.model), *model_);
@@ -221,6 +221,7 @@ class ParityRun {
   Context& ctx_;
   Communicator& world_;
   const ParityOptions& options_;
+  Precision precision_;
   ModelConfig config_;
   LayoutGroups groups_;
   std::vector<ParitySample> samples_;
@@ -287,7 +288,7 @@ ParityTolerances DefaultTolerances(Precision precision, DeviceKind device) {
 
 ComparisonReport RunParity(const JobRuntime& runtime, const JobSpec& spec,
                            const ParityOptions& options) {
-  ParityTolerances bounds = DefaultTolerances(options.precision, runtime.ctx->device().kind());
+  ParityTolerances bounds = DefaultTolerances(spec.precision, runtime.ctx->device().kind());
   if (options.tolerance > 0) bounds.tensor = options.tolerance;
   if (options.loss_tolerance > 0) bounds.loss = options.loss_tolerance;
   if (options.curve_tolerance > 0) bounds.curve = options.curve_tolerance;

@@ -11,14 +11,13 @@
 namespace omnitrain {
 
 struct ParityOptions {
-  std::string model;     // Hugging Face directory
-  std::string batch;     // prepared batch
-  std::string expected;  // reference results; a JSON of the same stem beside it gives the loss
-  std::string curve;     // JSON with a training curve and its hyper-parameters; empty: not run
-  std::string dump;      // where to write what was computed, in f64; empty: nowhere
-  Precision precision = Precision::kFp64;
-  double tolerance = 0;        // of tensors; 0: as the precision says
-  double loss_tolerance = 0;   // 0: as the precision says
+  std::string model;          // Hugging Face directory
+  std::string batch;          // prepared batch
+  std::string expected;       // reference results; a JSON of the same stem beside it gives the loss
+  std::string curve;          // JSON with a training curve and its hyper-parameters; empty: not run
+  std::string dump;           // where to write what was computed, in f64; empty: nowhere
+  double tolerance = 0;       // of tensors; 0: as the precision says
+  double loss_tolerance = 0;  // 0: as the precision says
   double curve_tolerance = 0;  // 0: as the precision says
   int repeat = 1;
   int64_t micro_batch_tokens = 0;  // 0: a sample each

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -63,23 +64,23 @@ StepExecutor::StepExecutor(Context& ctx, MultimodalModel& model, const ReplicaGr
     : ctx_(ctx), model_(model), groups_(groups) {}
 StepExecutor::~StepExecutor() = default;
 
-StepPlan StepExecutor::PlanFor(const std::vector<MicroBatch>& batches, SchedulePurpose purpose,
-                               Communicator* peers) const {
+StepPlan StepExecutor::PlanFor(const std::vector<MicroBatch>& batches, SchedulePurpose purpose) {
+  const int num_micro_batches = static_cast<int>(batches.size());
+  std::shared_ptr<const Schedule>& schedule = schedules_[{num_micro_batches, purpose}];
+  if (schedule == nullptr) {
+    schedule = BuildStepSchedule(model_, groups_.shape, num_micro_batches, purpose);
+  }
   const auto fits = [&](size_t bytes) {
     if (bytes <= arena_.bytes()) return true;
     const auto available = static_cast<int64_t>(
         std::min<size_t>(ctx_.device().available_bytes(), std::numeric_limits<int64_t>::max()));
     return FitsActivations(static_cast<int64_t>(bytes - arena_.bytes()), available);
   };
-  return ChoosePlan(model_, groups_.shape, batches, purpose, ctx_.device().kind(), fits, peers);
+  return ChoosePlan(model_, groups_.shape, schedule, batches, ctx_.device().kind(), fits,
+                    groups_.experts != nullptr ? groups_.experts : groups_.replica);
 }
 
 RecomputePlan StepExecutor::recompute() const { return plan_ ? plan_->recompute : RecomputePlan(); }
-
-size_t StepExecutor::PlanBytes(const std::vector<MicroBatch>& micro_batches,
-                               SchedulePurpose purpose) const {
-  return PlanFor(micro_batches, purpose, nullptr).arena_bytes;
-}
 
 Carver StepExecutor::At(StepBlock block, int stage, int micro_batch) const {
   const auto it = plan_->places.find({block, stage, micro_batch});
@@ -96,8 +97,7 @@ Carver StepExecutor::Scratch() const {
 void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, SchedulePurpose purpose) {
   batches_ = &batches;
   loss_mode_ = purpose == SchedulePurpose::kTrain ? LossMode::kGradients : LossMode::kLoss;
-  plan_ = std::make_unique<StepPlan>(
-      PlanFor(batches, purpose, groups_.experts != nullptr ? groups_.experts : groups_.replica));
+  plan_ = std::make_unique<StepPlan>(PlanFor(batches, purpose));
   if (plan_->arena_bytes > arena_.bytes()) {
     ctx_.stream().Synchronize();
     arena_ = Buffer();
@@ -109,7 +109,7 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
   }
   Zero(ctx_, *loss_sums_);
   last_gradient_.clear();
-  for (const Op& op : plan_->schedule.ranks[static_cast<size_t>(groups_.shape.pp_rank)]) {
+  for (const Op& op : plan_->schedule->ranks[static_cast<size_t>(groups_.shape.pp_rank)]) {
     if (MayEndGradients(op.kind)) last_gradient_[{op.module, op.stage}] = op.micro_batch;
   }
   if (reduce_ahead_ == nullptr) reduce_ahead_ = std::make_unique<ReduceAhead>(model_.params());
@@ -122,7 +122,7 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
   position_ = 0;
   ExecuteOptions options;
   options.on_span = [this](const OpSpan& span) { trace_.push_back(span); };
-  Execute(plan_->schedule, groups_.shape.pp_rank, *this, options);
+  Execute(*plan_->schedule, groups_.shape.pp_rank, *this, options);
   AwaitSends(std::numeric_limits<int>::max());
   OT_CHECK(receives_.empty(), "{} messages that no op waited for", receives_.size());
 }
@@ -225,7 +225,7 @@ Communicator& StepExecutor::pipeline() const {
 }
 
 void StepExecutor::Send(const Tensor& t, int stage) {
-  const std::vector<Op>& list = plan_->schedule.ranks[static_cast<size_t>(groups_.shape.pp_rank)];
+  const std::vector<Op>& list = plan_->schedule->ranks[static_cast<size_t>(groups_.shape.pp_rank)];
   sends_.emplace_back(SendDeadline(list, position_),
                       pipeline().Send(t, PipelineRankOf(stage), 0, ctx_.stream()));
 }
@@ -413,7 +413,7 @@ void StepExecutor::StageBackward(const Op& op) {
   const MicroBatch& batch = (*batches_)[static_cast<size_t>(op.micro_batch)];
   StageSlot& stage = slots_[op.micro_batch].stages[op.stage];
   const bool is_split = op.kind == OpKind::kWeightGrad ||
-                        (op.kind == OpKind::kInputGrad && plan_->schedule.llm().is_trained);
+                        (op.kind == OpKind::kInputGrad && plan_->schedule->llm().is_trained);
   const BackwardPart part = !is_split                        ? BackwardPart::kBoth
                             : op.kind == OpKind::kWeightGrad ? BackwardPart::kWeight
                                                              : BackwardPart::kInput;
@@ -513,24 +513,37 @@ std::vector<double> StepExecutor::Evaluate(const std::vector<MicroBatch>& micro_
 }
 
 std::vector<double> StepExecutor::ReplicaLosses() {
-  std::vector<double> losses = losses_;
-  if (groups_.replica == nullptr) return losses;
-  for (double& loss : losses) loss = groups_.replica->AllReduceScalar(loss, ReduceOp::kSum);
-  return losses;
+  if (groups_.replica == nullptr) return losses_;
+  const std::string mine(reinterpret_cast<const char*>(losses_.data()),
+                         losses_.size() * sizeof(double));
+  std::vector<double> sums(losses_.size(), 0.0), theirs(losses_.size());
+  for (const std::string& bytes : groups_.replica->AllGatherStrings(mine)) {
+    OT_CHECK(bytes.size() == mine.size(), "losses of {} and {} bytes", bytes.size(), mine.size());
+    std::memcpy(theirs.data(), bytes.data(), bytes.size());
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] += theirs[i];
+  }
+  return sums;
 }
 
-std::string StepExecutor::FindNonFinite(const MicroBatch& batch) {
+StepExecutor::NonFinite StepExecutor::FindNonFinite(const MicroBatch& batch) {
+  // Whatever is found on the way, this rank takes its part in the forward.
+  NonFinite found;
+  const auto note = [&](NonFinite::Distance distance, const std::string& where) {
+    if (found.distance == NonFinite::kNowhere) found = {distance, where};
+  };
+  const auto check = [&](const Tensor& t, const std::string& name,
+                         NonFinite::Distance distance = NonFinite::kComputed) {
+    if (found.distance != NonFinite::kNowhere || !t || t.num_elements() == 0) return;
+    if (!AllFinite(ctx_, t)) note(distance, name);
+  };
   const ParamStore& params = model_.params();
   for (ParamId id = 0; id < params.num_params(); ++id) {
-    if (!AllFinite(ctx_, params.value(id))) return "parameter " + params.spec(id).name;
+    check(params.value(id), "parameter " + params.spec(id).name, NonFinite::kStored);
   }
-  for (float value : batch.items.patches) {
-    if (!std::isfinite(value)) return "the pixels of an item";
-  }
-  std::string where;
-  const auto check = [&](const Tensor& t, const std::string& name) {
-    if (where.empty() && t && t.num_elements() > 0 && !AllFinite(ctx_, t)) where = name;
-  };
+  const std::vector<float>& pixels = batch.items.patches;
+  const bool is_clear =
+      std::all_of(pixels.begin(), pixels.end(), [](float value) { return std::isfinite(value); });
+  if (!is_clear) note(NonFinite::kStored, "the pixels of an item");
   const auto check_layers = [&](const StackActivations& stack, int begin, const char* name) {
     for (size_t i = 0; i < stack.layers.size(); ++i) {
       const LayerActivations& a = stack.layers[i];
@@ -556,8 +569,8 @@ std::string StepExecutor::FindNonFinite(const MicroBatch& batch) {
   });
   const double loss = Evaluate({batch})[0];
   set_forward_observer(nullptr);
-  if (where.empty() && !std::isfinite(loss)) where = "the logits or the loss";
-  return where;
+  if (!std::isfinite(loss)) note(NonFinite::kLoss, "the logits or the loss");
+  return found;
 }
 
 }  // namespace omnitrain

@@ -34,7 +34,7 @@ struct ReplicaGroups {
   ReplicaShape shape;
   Communicator* stage = nullptr;     // the ranks of shape.seats
   Communicator* pipeline = nullptr;  // [pp]: this seat on every pipeline rank; with messages
-  Communicator* replica = nullptr;   // all of it
+  Communicator* replica = nullptr;   // all of it, for host values
   Communicator* experts = nullptr;   // the world, where replicas share experts
 };
 
@@ -83,21 +83,23 @@ class StepExecutor : private OpRunner {
   void set_profiling(bool is_profiling) { is_profiling_ = is_profiling; }
   const std::vector<int64_t>& op_times() const { return op_times_; }
   /// The schedule of the last run, and the place of this rank in it.
-  const Schedule& schedule() const { return plan_->schedule; }
+  const Schedule& schedule() const { return *plan_->schedule; }
   int schedule_rank() const { return groups_.shape.pp_rank; }
 
-  /// Runs the forward of one micro-batch and names the first place on this rank whose output is not
-  /// finite; "" when all are.  Collective as Evaluate is.
-  std::string FindNonFinite(const MicroBatch& micro_batch);
+  /// The first place on this rank that is not finite when one micro-batch runs forward. Of several
+  /// ranks the one nearest to the cause is to be believed: others have it from there.
+  struct NonFinite {
+    enum Distance { kStored, kComputed, kLoss, kNowhere };  // a parameter or pixels; an activation
+    Distance distance = kNowhere;
+    std::string where;
+  };
+  /// Collective as Evaluate is.
+  NonFinite FindNonFinite(const MicroBatch& micro_batch);
 
   /// What the last run made again: as the shape of the replica says, or the least that fits the
   /// device (FitsActivations). Of training the most that any rank needs, on all ranks whose
   /// collectives meet.
   RecomputePlan recompute() const;
-
-  /// Bytes that a step over these micro-batches plans, without running it and as if this rank were
-  /// alone.
-  size_t PlanBytes(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose) const;
 
  private:
   // What is live of one micro-batch: on one stage, and of the encoder.
@@ -117,9 +119,7 @@ class StepExecutor : private OpRunner {
   };
 
   void Run(const Op& op) override;
-  /// `peers`: see ChoosePlan.
-  StepPlan PlanFor(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose,
-                   Communicator* peers) const;
+  StepPlan PlanFor(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose);
   void RunSchedule(const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose);
   Carver At(StepBlock block, int stage, int micro_batch) const;
   Carver Scratch() const;
@@ -157,6 +157,8 @@ class StepExecutor : private OpRunner {
   ReplicaGroups groups_;
   Buffer arena_;
   OwnedTensor loss_sums_;  // [num_micro_batches] f64
+  // By number of micro-batches.
+  std::map<std::pair<int, SchedulePurpose>, std::shared_ptr<const Schedule>> schedules_;
 
   // Of the run under way.
   const std::vector<MicroBatch>* batches_ = nullptr;

@@ -42,8 +42,11 @@ std::vector<int> ConsumerStages(const MultimodalModel& model) {
   return stages;
 }
 
-Schedule BuildSchedule(const MultimodalModel& model, const ReplicaShape& shape,
-                       int num_micro_batches, SchedulePurpose purpose) {
+}  // namespace
+
+std::shared_ptr<const Schedule> BuildStepSchedule(const MultimodalModel& model,
+                                                  const ReplicaShape& shape, int num_micro_batches,
+                                                  SchedulePurpose purpose) {
   const ParamStore& params = model.params();
   PipelineParams p;
   p.kind = shape.pipeline;
@@ -59,12 +62,11 @@ Schedule BuildSchedule(const MultimodalModel& model, const ReplicaShape& shape,
   p.llm = {kLlmModule, false, !params.is_group_frozen(ParamGroup::kLlm), 1};
   CommunicationParams communication;
   communication.consumer_stages = ConsumerStages(model);
-  const Schedule schedule = AddCommunication(BuildPipeline(p), communication);
-  Validate(schedule, LiveLimits(p));
+  auto schedule =
+      std::make_shared<const Schedule>(AddCommunication(BuildPipeline(p), communication));
+  Validate(*schedule, LiveLimits(p));
   return schedule;
 }
-
-}  // namespace
 
 bool CanRecompute(const ReplicaShape& shape) {
   return shape.pipeline != PipelineKind::kZeroBubbleH1;
@@ -131,18 +133,21 @@ FeatureBlock CarveFeatureBlock(Carver& carver, const MultimodalModel& model,
 }
 
 StepPlan PlanStep(const MultimodalModel& model, const ReplicaShape& shape,
-                  const std::vector<MicroBatch>& batches, SchedulePurpose purpose,
-                  const RecomputePlan& recompute, DeviceKind device) {
+                  std::shared_ptr<const Schedule> shared_schedule,
+                  const std::vector<MicroBatch>& batches, const RecomputePlan& recompute,
+                  DeviceKind device) {
+  const Schedule& schedule = *shared_schedule;
+  OT_CHECK(schedule.num_micro_batches == static_cast<int>(batches.size()),
+           "{} micro-batches for a schedule of {}", batches.size(), schedule.num_micro_batches);
   StepPlan plan;
+  plan.schedule = std::move(shared_schedule);
   plan.recompute = recompute;
-  plan.schedule = BuildSchedule(model, shape, static_cast<int>(batches.size()), purpose);
-  const bool trains = purpose == SchedulePurpose::kTrain;
-  const bool trains_encoder = trains && plan.schedule.trains_encoders();
+  const bool trains = schedule.purpose == SchedulePurpose::kTrain;
+  const bool trains_encoder = trains && schedule.trains_encoders();
   const LossMode mode = trains ? LossMode::kGradients : LossMode::kLoss;
   const LanguageModel& llm = model.llm();
   const std::vector<int> consumers = ConsumerStages(model);
-  const bool splits =
-      shape.pipeline == PipelineKind::kZeroBubbleH1 && plan.schedule.llm().is_trained;
+  const bool splits = shape.pipeline == PipelineKind::kZeroBubbleH1 && schedule.llm().is_trained;
 
   std::vector<BlockRule> rules;
   std::vector<std::tuple<StepBlock, int, int>> keys;
@@ -188,18 +193,17 @@ StepPlan PlanStep(const MultimodalModel& model, const ReplicaShape& shape,
       const auto features = [&](Carver& c) {
         CarveFeatureBlock(c, model, shape, batch, dealt, stage);
       };
+      int64_t rows = 0;  // Tl
       if (consumes)
         add(StepBlock::kInjected, stage, kLlmModule, BlockLifetime::kInjected, features);
       add(StepBlock::kLlmActs, stage, kLlmModule, BlockLifetime::kForWeightGrad, [&](Carver& c) {
         Carver scratch(device);
-        llm.Carve(c, batch, stage, mode, recompute, &scratch);
+        rows = llm.Carve(c, batch, stage, mode, recompute, &scratch).num_rows;
         share(scratch);
       });
-      const bool has_backward = trains && (plan.schedule.llm().is_trained || trains_encoder);
+      const bool has_backward = trains && (schedule.llm().is_trained || trains_encoder);
       if (!has_backward) continue;
       add(StepBlock::kStageGrad, stage, kLlmModule, BlockLifetime::kStageGrad, [&](Carver& c) {
-        Carver count(device);
-        const int64_t rows = llm.Carve(count, batch, stage, mode, recompute).num_rows;
         c.Take(model.params().dtype(), {rows, model.config().text.width});
       });
       add(StepBlock::kLlmGrads, stage, kLlmModule,
@@ -213,7 +217,7 @@ StepPlan PlanStep(const MultimodalModel& model, const ReplicaShape& shape,
       }
     }
   }
-  const std::vector<BlockRequest> requests = DeriveRequests(plan.schedule, shape.pp_rank, rules);
+  const std::vector<BlockRequest> requests = DeriveRequests(schedule, shape.pp_rank, rules);
   const ArenaPlan arena = PlanArena(requests);
   for (size_t r = 0; r < requests.size(); ++r) {
     plan.places[keys[r]] = {arena.offsets[r], requests[r].bytes};

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -41,10 +42,10 @@ enum class StepBlock {
   kLlmGrads,
 };
 
-/// All of a step that follows from the sizes of its samples: who does what in which order, and
-/// where it lies in memory. A pure function: every rank of a replica can make those of the others.
+/// What follows of a step from the sizes of its samples: who encodes what, and where everything
+/// lies in memory. A pure function: every rank of a replica can make those of the others.
 struct StepPlan {
-  Schedule schedule;
+  std::shared_ptr<const Schedule> schedule;
   RecomputePlan recompute;
   /// Per micro-batch and seat: the items that it encodes, ascending.
   std::vector<std::vector<std::vector<int>>> items;
@@ -59,10 +60,18 @@ struct StepPlan {
   size_t arena_bytes = 0;
 };
 
+/// Who does what in which order, communication included; validated. Sizes have no part in it, so
+/// steps of as many micro-batches share one.
 /// Errors: kSpec when there is nothing to train.  Requires: each stage of the pipeline has layers.
+std::shared_ptr<const Schedule> BuildStepSchedule(const MultimodalModel& model,
+                                                  const ReplicaShape& shape, int num_micro_batches,
+                                                  SchedulePurpose purpose);
+
+/// The plan of a step over that schedule's micro-batches.
 StepPlan PlanStep(const MultimodalModel& model, const ReplicaShape& shape,
-                  const std::vector<MicroBatch>& micro_batches, SchedulePurpose purpose,
-                  const RecomputePlan& recompute, DeviceKind device);
+                  std::shared_ptr<const Schedule> schedule,
+                  const std::vector<MicroBatch>& micro_batches, const RecomputePlan& recompute,
+                  DeviceKind device);
 
 /// What a device keeps free of activations: for scratch of ops, and what the libraries take for
 /// themselves.

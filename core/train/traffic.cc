@@ -116,7 +116,7 @@ class StepTraffic {
   }
 
   void StageBackward(const Op& op, const SeatRows& rows) {
-    const bool is_trained = plan_.schedule.llm().is_trained;
+    const bool is_trained = plan_.schedule->llm().is_trained;
     const bool makes_inputs = op.kind != OpKind::kWeightGrad;
     const bool is_split = !makes_inputs || (op.kind == OpKind::kInputGrad && is_trained);
     const LayerRange layers = model_.llm().LayersOf(op.stage);
@@ -293,7 +293,7 @@ void SentBytes::Scale(double factor) {
 void AddStepTraffic(const MultimodalModel& model, const ReplicaShape& shape, const StepPlan& plan,
                     const std::vector<MicroBatch>& batches, RankTraffic* traffic) {
   StepTraffic sum(model, shape, plan, batches, traffic);
-  for (const Op& op : plan.schedule.ranks[static_cast<size_t>(shape.pp_rank)]) sum.Add(op);
+  for (const Op& op : plan.schedule->ranks[static_cast<size_t>(shape.pp_rank)]) sum.Add(op);
 }
 
 void AddParamTraffic(const ParamStore& params, const std::array<int, kNumParamSharings>& num_shards,

@@ -301,7 +301,7 @@ class Trainer {
 
   [[noreturn]] void Diverged(const StepBatch& batch, const StepParams& params,
                              const StepOutcome& outcome) {
-    std::string where;
+    std::string where;  // how far from the cause, a digit, and then where
     const std::vector<double> losses = executor_.ReplicaLosses();
     // All replicas look together, at as many micro-batches: experts may span them.
     int first_bad = -1;
@@ -311,29 +311,35 @@ class Trainer {
     const bool anyone = world_.AllReduceScalar(int64_t{first_bad >= 0}, ReduceOp::kMax) > 0;
     if (anyone) {
       const size_t i = static_cast<size_t>(std::max(0, first_bad));
-      const std::string found = executor_.FindNonFinite(batch.micro_batches[i]);
+      const StepExecutor::NonFinite found = executor_.FindNonFinite(batch.micro_batches[i]);
       std::string samples;
       for (const std::string& key : batch.micro_batches[i].sample_keys) {
         if (samples.size() < 400) samples += (samples.empty() ? "" : ", ") + key;
       }
-      if (first_bad >= 0 && !found.empty()) {
-        where = fmt::format("rank {} micro_batch {} (samples {}): first not finite: {}",
-                            world_.rank(), i, samples, found);
+      if (first_bad >= 0 && found.distance != StepExecutor::NonFinite::kNowhere) {
+        where =
+            fmt::format("{}rank {} micro_batch {} (samples {}): first not finite: {}",
+                        static_cast<int>(found.distance), world_.rank(), i, samples, found.where);
       }
     }
     if (where.empty()) {
       const std::string grad = optimizer_->FindNonFiniteGrad(ctx_);
-      if (!grad.empty()) where = fmt::format("rank {}: gradient of {}", world_.rank(), grad);
+      if (!grad.empty()) {
+        where =
+            fmt::format("{}rank {}: gradient of {}",
+                        static_cast<int>(StepExecutor::NonFinite::kNowhere), world_.rank(), grad);
+      }
     }
-    std::string first;
+    std::string nearest;
     for (const std::string& text : world_.AllGatherStrings(where)) {
-      if (first.empty()) first = text;
+      if (nearest.empty() || (!text.empty() && text[0] < nearest[0])) nearest = text;
     }
+    if (!nearest.empty()) nearest.erase(0, 1);
     // Parameters were left alone: what is saved now is the state before this step.
     if (step_ > first_step_) Save();
     Report(checkpoints_.Finish(/*block=*/true));
     Fail(ErrorCode::kDiverged, "step {}: loss {} and gradient norm {} with lr {}: {}", params.step,
-         outcome.loss, outcome.grad_norm, params.lr, first);
+         outcome.loss, outcome.grad_norm, params.lr, nearest);
   }
 
   void Save() {

@@ -79,17 +79,10 @@ std::vector<int> ParallelLayout::ReplicaRanks(int rank) const {
   return llm_.Group(rank, {Axis::kTp, Axis::kCp, Axis::kPp});
 }
 
-std::vector<int> ParallelLayout::LlmGradientGroup(int rank) const {
-  return llm_.Group(rank, {Axis::kDp, Axis::kCp});
-}
-
-std::vector<int> ParallelLayout::EncoderGradientGroup(int rank) const {
-  return encoder_.Group(rank, Axis::kDp);
-}
-
 std::string ParallelLayout::ToString() const {
-  return fmt::format("world {}: llm {} vpp={} ep={}, encoder {}", world_size_, llm_.ToString(),
-                     vpp_, ep_, encoder_.ToString());
+  const std::string apart = is_disaggregated() ? ", encoder " + encoder_.ToString() : "";
+  return fmt::format("world {}: llm {} vpp={} ep={}{}", world_size_, llm_.ToString(), vpp_, ep_,
+                     apart);
 }
 
 }  // namespace omnitrain

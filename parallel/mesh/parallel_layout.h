@@ -17,9 +17,9 @@ struct ParallelDegrees {
   Mesh::Order order = Mesh::kDefaultOrder;
 };
 
-/// Who holds what: the LLM's mesh and the encoders' mesh over one world. A value.
-/// Encoders are replicated over their mesh (all of its ranks along dp); unless they have ranks of
-/// their own, it spans the same ranks as the LLM's.
+/// Who holds what: the LLM's mesh, and the ranks that may encode, over one world. A value.
+/// Unless encoders have ranks of their own, they share the LLM's; which of these encode is a matter
+/// of the placement.
 class ParallelLayout {
  public:
   /// One rank.
@@ -40,12 +40,7 @@ class ParallelLayout {
   int ReplicaOf(int rank) const { return llm_.Coordinate(rank, Axis::kDp); }
   /// The tp x cp x pp ranks of the replica that `rank` belongs to, ascending.
   std::vector<int> ReplicaRanks(int rank) const;
-  /// The ranks that hold the same LLM parameters as `rank` and sum their gradients: dp x cp.
-  std::vector<int> LlmGradientGroup(int rank) const;
-  /// The ranks that hold the same encoder parameters.
-  std::vector<int> EncoderGradientGroup(int rank) const;
-
-  /// For logs: "world 8: llm ranks 0-7: tp=2 ..., encoder ranks 0-7: ...".
+  /// For logs: "world 8: llm ranks 0-7: tp=2 ... vpp=1 ep=1", and encoders that are apart.
   std::string ToString() const;
 
  private:

@@ -30,14 +30,14 @@ struct PipelineParams {
 };
 
 /// The compute ops of a pipelined step, one list per pipeline rank; stage s is on rank s % pp.
-/// AddCommunication puts SEND, RECV and RESHARD in: with pp = vpp = 1 the two together give what
-/// BuildGradientAccumulation gives.
-/// The F of the encoders stand before `llm:F` of their micro-batch, their B (the last encoder
-/// first) behind its gradient. Frozen modules lose their part as in BuildGradientAccumulation. At
-/// the end of every rank that trains: `REDUCE_GRAD STEP`.
-/// Micro-batches need not be a multiple of pp: the interleaved order is that of the next multiple
-/// without the ops of micro-batches that are not there.
-/// Errors: kSpec when a training schedule has nothing to train, or the kind takes no such vpp.
+/// AddCommunication puts SEND, RECV and RESHARD in: with pp = vpp = 1 the two together give
+/// gradient accumulation, per micro-batch `vit:F RESHARD_F llm:F llm:B RESHARD_B vit:B`, where
+/// activations of one micro-batch live at a time. The F of the encoders stand before `llm:F` of
+/// their micro-batch, their B (the last encoder first) behind its gradient. Frozen modules lose
+/// their part; for evaluation the forward ops are left. At the end of every rank that trains:
+/// `REDUCE_GRAD STEP`. Micro-batches need not be a multiple of pp: the interleaved order is that of
+/// the next multiple without the ops of micro-batches that are not there. Errors: kSpec when a
+/// training schedule has nothing to train, or the kind takes no such vpp.
 Schedule BuildPipeline(const PipelineParams& params);
 
 /// What each rank of that schedule may hold at most, for Validate: until its input gradient pp -

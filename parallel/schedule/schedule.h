@@ -56,18 +56,4 @@ struct LiveLimit {
   int until_weight_grad = 0;  // from F to B or W
 };
 
-struct GradientAccumulationParams {
-  int num_micro_batches = 1;
-  /// In the order they run; names only tell them apart.
-  std::vector<ScheduleModule> encoders;
-  ScheduleModule llm = {"llm", false, true, 1};
-  SchedulePurpose purpose = SchedulePurpose::kTrain;
-};
-
-/// One rank without a pipeline: per micro-batch `vit:F RESHARD_F llm:F llm:B RESHARD_B vit:B`, at
-/// the end `REDUCE_GRAD STEP`: activations of one micro-batch live at a time. Frozen modules lose
-/// their part; without encoders there is no RESHARD; for evaluation the forward ops are left.
-/// Errors: kSpec when a training schedule has nothing to train.
-Schedule BuildGradientAccumulation(const GradientAccumulationParams& params);
-
 }  // namespace omnitrain

@@ -75,11 +75,11 @@ made = w.train(f"run.out={w.dir}/base", "run.steps=2", "checkpoint.hf_export=tru
 expect(made.code == 0, "a model to break", made)
 
 
-def broken(name, change):
+def broken(name, change, *sets, ranks=0):
     model = w.path(name)
     shutil.copytree(w.path("base/hf"), model)
     change(model + "/model.safetensors")
-    return w.train("model.arch=null", f"model.hf={model}", f"run.out={w.dir}/{name}.run", "run.steps=2")
+    return w.train("model.arch=null", f"model.hf={model}", f"run.out={w.dir}/{name}.run", "run.steps=2", *sets, ranks=ranks)
 
 
 def truncate(path):
@@ -110,6 +110,10 @@ case(broken("truncated", truncate), 4, "truncated/model.safetensors")
 case(broken("shape", reshape), 4, "model.language_model.norm.weight", "[2, 16]", "[32]")
 case(broken("name", rename), 4, "model.visual.merger.norm.weight")
 case(broken("nan", poison), 5, "step 1", "llm.layers.1.down")
+# One rank of a replica has it; the others look with it.
+for degrees in ("tp=2", "pp=2", "cp=2"):
+    split = broken("nan-" + degrees, poison, "parallel.llm." + degrees, "runtime.timeout_s=20", ranks=2)
+    case(split, 5, "step 1", "llm.layers.1.down")
 diverged = w.train(f"run.out={w.dir}/explode", "optim.lr=1.0e+200", "optim.warmup_steps=0", "optim.clip=0", "run.steps=6")
 case(diverged, 5, "step ")
 

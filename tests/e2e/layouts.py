@@ -15,7 +15,7 @@ from harness import GOLDEN, expect, run
 BOUND = ["--tolerance", "1e-9", "--loss-tolerance", "1e-9"]
 
 
-def powers(n):
+def divisors(n):
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
@@ -35,7 +35,7 @@ class Shape:
 def layouts(shape, world, recomputes=("auto",)):
     """All layouts of `world` ranks that the model splits over, as dicts of parallel.llm keys and train.recompute."""
     found = []
-    for tp, cp, pp in itertools.product(powers(world), repeat=3):
+    for tp, cp, pp in itertools.product(divisors(world), repeat=3):
         if world % (tp * cp * pp):
             continue
         dp = world // (tp * cp * pp)
@@ -48,7 +48,7 @@ def layouts(shape, world, recomputes=("auto",)):
             if heads % cp == 0 and (kv_heads % cp == 0 or cp % kv_heads == 0):
                 methods.append("ulysses")
         # A sparse layer splits its experts, not their width.
-        experts = [ep for ep in powers(dp * cp * tp) if shape.experts % ep == 0] if shape.experts else [1]
+        experts = [ep for ep in divisors(dp * cp * tp) if shape.experts % ep == 0] if shape.experts else [1]
         for method, ep in itertools.product(methods, experts):
             for vpp, schedule in [(1, "auto"), (1, "zero_bubble")] + [(v, "auto") for v in range(2, shape.layers + 1)]:
                 if pp * vpp > shape.layers or (pp == 1 and (vpp > 1 or schedule != "auto")):

@@ -55,6 +55,26 @@ shutil.rmtree(w.path("r2/checkpoints/step-00000006"))
 moved = w.train(f"run.out={w.dir}/r2", ranks=0)
 expect(moved.code == 0 and close(moved.losses(), base.losses()[3:], 1e-9), "a run of 2 ranks goes on with one", moved)
 
+# A run goes on under any other layout, and is exported from it.
+def exported_weights(name):
+    result = run(["export", w.path(name), "--to", w.path(name + "-hf")])
+    expect(result.code == 0, f"export of {name}", result)
+    header, data = read_safetensors(w.path(name + "-hf/model.safetensors"))
+    return {k: struct.unpack(f"<{(v['data_offsets'][1] - v['data_offsets'][0]) // 4}f", data[slice(*v["data_offsets"])])
+            for k, v in header.items() if k != "__metadata__"}
+
+
+want = exported_weights("run")
+moving = [f"run.out={w.dir}/moving", "checkpoint.every=1", "checkpoint.keep_last=0"]
+for step, layout in enumerate(("pp=2", "tp=2", "tp=2 pp=2", "cp=2 dp=2", "pp=2 schedule=zero_bubble", "tp=4")):
+    # Each takes up what the one before wrote at this step.
+    result = w.train(*moving, *(f"parallel.llm.{one}" for one in layout.split()), ranks=4 if layout.count("=2") != 1 else 2)
+    expect(result.code == 0 and close(result.losses(), base.losses()[step:], 1e-9), f"{layout}: the curve of one rank", result)
+    got = exported_weights("moving")
+    expect(got.keys() == want.keys() and all(close(got[k], want[k], 1e-6) for k in want), f"{layout}: exports the same weights", result)
+    for later in range(step + 2, 7):
+        shutil.rmtree(w.path(f"moving/checkpoints/step-{later:08}"))
+
 # Frozen and slower modules.
 frozen = w.train(f"run.out={w.dir}/frozen", "train.vision.freeze=true", "train.projector.freeze=true", "checkpoint.hf_export=true")
 expect(frozen.code == 0, "frozen encoder", frozen)

@@ -28,8 +28,10 @@ RankTraffic StepOf(const ModelConfig& config, const LlmPlace& place, const Repli
   ParamStore::AllocateOptions options;
   options.frozen[static_cast<int>(ParamGroup::kLlm)] = is_frozen;
   model.params().Plan(options);
-  const StepPlan plan =
-      PlanStep(model, shape, batches, SchedulePurpose::kTrain, RecomputePlan(), DeviceKind::kCpu);
+  const StepPlan plan = PlanStep(
+      model, shape,
+      BuildStepSchedule(model, shape, static_cast<int>(batches.size()), SchedulePurpose::kTrain),
+      batches, RecomputePlan(), DeviceKind::kCpu);
   RankTraffic traffic;
   AddStepTraffic(model, shape, plan, batches, &traffic);
   return traffic;

@@ -83,8 +83,7 @@ TEST_CASE("dp is what the world leaves") {
   REQUIRE(layout.num_replicas() == 2);
   REQUIRE(layout.ReplicaRanks(6) == Ranks{2, 3, 6, 7});
   REQUIRE(layout.ReplicaOf(6) == 1);
-  REQUIRE(layout.LlmGradientGroup(6) == Ranks{4, 6});
-  REQUIRE(layout.EncoderGradientGroup(6) == Ranks{0, 1, 2, 3, 4, 5, 6, 7});
+  REQUIRE(layout.ToString() == "world 8: llm ranks 0-7: tp=2 cp=1 dp=2 pp=2 vpp=1 ep=1");
   REQUIRE(!layout.is_disaggregated());
   degrees.dp = 2;
   REQUIRE(ParallelLayout::Build(degrees, 8).llm() == layout.llm());

@@ -4,6 +4,7 @@
 #include "parallel/schedule/add_communication.h"
 #include "parallel/schedule/pipeline.h"
 #include "parallel/schedule/validate.h"
+#include "tests/parallel/schedule/gradient_accumulation.h"
 #include "tests/support/catch.h"
 
 namespace omnitrain {

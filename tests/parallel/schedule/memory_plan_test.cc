@@ -5,6 +5,7 @@
 
 #include "core/base/error.h"
 #include "core/base/rng.h"
+#include "tests/parallel/schedule/gradient_accumulation.h"
 #include "tests/support/catch.h"
 
 namespace omnitrain {

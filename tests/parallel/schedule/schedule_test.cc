@@ -3,6 +3,7 @@
 #include "core/base/error.h"
 #include "parallel/schedule/execute.h"
 #include "parallel/schedule/validate.h"
+#include "tests/parallel/schedule/gradient_accumulation.h"
 #include "tests/support/catch.h"
 
 namespace omnitrain {
