@@ -1,4 +1,3 @@
-#include "core/model/check_place.h"
 #include "tests/core/model/llm_job.h"
 #include "tests/core/model/tiny_model.h"
 #include "tests/support/catch.h"
@@ -74,32 +73,6 @@ TEST_CASE("operations of sparse layers are those of the experts that a row goes 
   job.text.num_experts = 0;
   // In their place an mlp of width 24; a router has 4 rows.
   CHECK(flops(2) - sparse == Approx(2.0 * 2 * 7 * 12 * (3 * 24 - 3 * 2 * 6 - 4)));
-}
-
-TEST_CASE("CheckPlace refuses experts that do not split, with both numbers") {
-  const auto message = [](const TextConfig& text, int ep, int tp = 1) {
-    ParallelDegrees degrees;
-    degrees.ep = ep;
-    degrees.tp = tp;
-    try {
-      CheckPlace(text, degrees);
-    } catch (const Error& e) {
-      CHECK(e.code() == ErrorCode::kSpec);
-      return std::string(e.what());
-    }
-    return std::string("fine");
-  };
-  TextConfig text = SparseJob().text;
-  CHECK(message(text, 4) == "fine");
-  CHECK(message(text, 3) == "parallel.llm.ep: 4 experts do not split over ep=3");
-  text.ffn_width = 9;
-  CHECK(message(text, 2, 2) == "parallel.llm.tp: 9 columns of the mlp do not split over tp=2");
-  text.dense_layers = {};
-  CHECK(message(text, 2, 2) == "fine");
-  text.dense_layers = {0, 1, 2};
-  CHECK(message(text, 2) == "parallel.llm.ep: ep=2, but no layer of the model has experts");
-  CHECK(message(TinyText(4, 2, true), 2) ==
-        "parallel.llm.ep: ep=2, but no layer of the model has experts");
 }
 
 }  // namespace

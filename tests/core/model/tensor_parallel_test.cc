@@ -1,4 +1,3 @@
-#include "core/model/check_place.h"
 #include "tests/core/model/llm_job.h"
 #include "tests/support/catch.h"
 
@@ -81,31 +80,6 @@ TEST_CASE("a slice of the LLM says what it holds and who shares it") {
   CHECK(specs.at("llm.layers.1.kv.weight").hf_parts[1].first_row == 8);
   CHECK(specs.at("llm.layers.1.up.weight").hf_parts[1].first_row == 18);
   CHECK(specs.at("llm.layers.1.down.weight").hf_parts[0].first_column == 18);
-}
-
-TEST_CASE("CheckPlace refuses what does not split, with both numbers") {
-  const auto message = [](int num_heads, int num_kv_heads, int ffn, int tp, int pp) {
-    TextConfig text = TinyText(num_heads, num_kv_heads, true);
-    text.ffn_width = ffn;
-    ParallelDegrees degrees;
-    degrees.tp = tp;
-    degrees.pp = pp;
-    try {
-      CheckPlace(text, degrees);
-    } catch (const Error& e) {
-      CHECK(e.code() == ErrorCode::kSpec);
-      return std::string(e.what());
-    }
-    return std::string("fine");
-  };
-  CHECK(message(14, 2, 8, 2, 2) == "fine");
-  CHECK(message(12, 1, 8, 4, 1) == "fine");
-  CHECK(message(14, 2, 8, 4, 1) == "parallel.llm.tp: 14 query heads do not split over tp=4");
-  CHECK(message(12, 3, 8, 2, 1) == "parallel.llm.tp: 3 kv heads do not split over tp=2");
-  CHECK(message(12, 4, 10, 4, 1) ==
-        "parallel.llm.tp: 10 columns of the mlp do not split over tp=4");
-  CHECK(message(4, 2, 8, 1, 3) ==
-        "parallel.llm.pp: 2 layers do not fill the 3 stages of pp=3 vpp=1");
 }
 
 }  // namespace
