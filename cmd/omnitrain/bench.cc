@@ -117,7 +117,7 @@ void AddBench(CLI::App& app, Runner* run) {
     one->add_option("--device", arguments->device, "cpu or cuda");
   }
   step->add_option("--preset", arguments->preset,
-                   "small, qwen2-vl-2b, qwen3-vl-2b, 7b-cut or 30b-a3b-cut");
+                   "small, qwen2-vl-2b, qwen3-vl-2b, 7b-quarter or 30b-a3b-cut");
   kernels->add_option("--filter", arguments->filter, "rows whose name or shape holds this");
   step->add_option("--steps", arguments->steps, "steps; the first is not counted");
   step->add_option("--micro-batch-tokens", arguments->micro_batch_tokens,

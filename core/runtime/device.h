@@ -8,6 +8,8 @@
 
 namespace omnitrain {
 
+class WaitMeter;
+
 /// A queue of work of one device, run in order. On the CPU work runs at once, in the calling
 /// thread, so a CPU stream has nothing to wait for; on CUDA it is a cudaStream_t.
 class Stream {
@@ -17,6 +19,14 @@ class Stream {
   virtual void Synchronize() = 0;
   /// The cudaStream_t on CUDA, null on the CPU.
   virtual void* native() const = 0;
+
+  /// Told of every wait for other ranks (wait_meter.h); null, the default: nobody is. Outlives the
+  /// stream or is taken off it.
+  void set_wait_meter(WaitMeter* meter) { wait_meter_ = meter; }
+  WaitMeter* wait_meter() const { return wait_meter_; }
+
+ private:
+  WaitMeter* wait_meter_ = nullptr;
 };
 
 /// A point in a stream that other streams, or the host, can wait for.

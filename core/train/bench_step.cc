@@ -9,6 +9,7 @@
 #include "core/base/rng.h"
 #include "core/model/host_tables.h"
 #include "core/optim/sharded_adamw.h"
+#include "core/train/memory_estimate.h"
 #include "core/train/step_executor.h"
 #include "core/train/work.h"
 #include "data/pack/pack.h"
@@ -53,15 +54,15 @@ const char kQwen3Vl2bArch[] = R"({"family": "qwen3_vl", "tie_word_embeddings": t
              "patch_size": 16, "spatial_merge_size": 2, "num_position_embeddings": 2304,
              "deepstack_visual_indexes": [5, 11, 17]}})";
 
-// Cut in depth: what a layer and the ends of the model cost stays.
-const char kQwen2Vl7bCutArch[] = R"({"family": "qwen2_vl", "tie_word_embeddings": false,
+// A quarter of the depth of Qwen2-VL-7B, encoder and LLM alike; the ends of the model stay.
+const char kQwen2Vl7bQuarterArch[] = R"({"family": "qwen2_vl", "tie_word_embeddings": false,
   "image_token_id": 151655, "video_token_id": 151656,
   "vision_start_token_id": 151652, "vision_end_token_id": 151653,
-  "text": {"vocab_size": 152064, "hidden_size": 3584, "num_hidden_layers": 4,
+  "text": {"vocab_size": 152064, "hidden_size": 3584, "num_hidden_layers": 7,
            "num_attention_heads": 28, "num_key_value_heads": 4, "intermediate_size": 18944,
            "max_position_embeddings": 131072, "rms_norm_eps": 1e-6,
            "rope_parameters": {"rope_theta": 1000000.0, "mrope_section": [16, 24, 24]}},
-  "vision": {"depth": 4, "embed_dim": 1280, "hidden_size": 3584, "num_heads": 16, "mlp_ratio": 4,
+  "vision": {"depth": 8, "embed_dim": 1280, "hidden_size": 3584, "num_heads": 16, "mlp_ratio": 4,
              "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}})";
 
 const char kQwen3Vl30bA3bCutArch[] = R"({"family": "qwen3_vl_moe", "tie_word_embeddings": false,
@@ -158,11 +159,11 @@ StepBench StepBenchPreset(const std::string& name, const BenchPacking& packing) 
   }
   const std::map<std::string, const char*> presets = {{"qwen2-vl-2b", kQwen2Vl2bArch},
                                                       {"qwen3-vl-2b", kQwen3Vl2bArch},
-                                                      {"7b-cut", kQwen2Vl7bCutArch},
+                                                      {"7b-quarter", kQwen2Vl7bQuarterArch},
                                                       {"30b-a3b-cut", kQwen3Vl30bA3bCutArch}};
   const auto preset = presets.find(name);
   OT_REQUIRE(preset != presets.end(), ErrorCode::kSpec,
-             "--preset {}: use small, qwen2-vl-2b, qwen3-vl-2b, 7b-cut or 30b-a3b-cut", name);
+             "--preset {}: use small, qwen2-vl-2b, qwen3-vl-2b, 7b-quarter or 30b-a3b-cut", name);
   bench.model = ModelConfigFromArch(preset->second);
   bench.learns_all_tokens = true;
   const int num_micro_batches = packing.num_micro_batches > 0 ? packing.num_micro_batches : 4;
@@ -191,14 +192,19 @@ StepBench StepBenchPreset(const std::string& name, const BenchPacking& packing) 
 
 namespace {
 
-// The makespan of the last run's schedule with the times that its ops took on all ranks.
-double PredictMs(const StepExecutor& executor, Communicator& world) {
+struct Prediction {
+  double makespan_ms = 0;
+  double busiest_ms = 0;  // of the rank that computes longest: the step if nothing ever waited
+};
+
+// The last run's schedule with the times that its ops took on all ranks.
+Prediction Predict(const StepExecutor& executor, Communicator& world) {
   std::string mine;
   const auto append = [&](int64_t value) {
     mine.append(reinterpret_cast<const char*>(&value), sizeof value);
   };
   append(executor.schedule_rank());
-  for (int64_t ns : executor.op_times()) append(ns);
+  for (int64_t ns : executor.OpTimes()) append(ns);
   // By rank of the pipeline and place in its list: the slowest of the ranks that share a stage.
   std::vector<std::vector<int64_t>> times(executor.schedule().ranks.size());
   for (const std::string& text : world.AllGatherStrings(mine)) {
@@ -224,7 +230,25 @@ double PredictMs(const StepExecutor& executor, Communicator& world) {
         // A message is launched and travels beside the compute.
         return is_message ? 0 : costs.at(static_cast<size_t>(rank)).at(ToString(op));
       });
-  return static_cast<double>(simulation.makespan_ns) / 1e6;
+  Prediction prediction;
+  prediction.makespan_ms = static_cast<double>(simulation.makespan_ns) / 1e6;
+  for (const SimulatedRank& rank : simulation.ranks) {
+    prediction.busiest_ms =
+        std::max(prediction.busiest_ms, static_cast<double>(rank.busy_ns) / 1e6);
+  }
+  return prediction;
+}
+
+// By communicator, the longest of all ranks.  Collective.
+Json LongestWaits(const std::map<std::string, double>& mine, Communicator& world) {
+  Json longest = Json::object();
+  for (const std::string& text : world.AllGatherStrings(Json(mine).dump())) {
+    const Json theirs = Json::parse(text);
+    for (const auto& [name, ms] : theirs.items()) {
+      longest[name] = std::max(longest.value(name, 0.0), ms.get<double>());
+    }
+  }
+  return longest;
 }
 
 }  // namespace
@@ -272,9 +296,13 @@ Json RunStepBench(const JobRuntime& runtime, const JobSpec& spec, const StepBenc
   train();
   std::vector<double> times;
   for (int i = 1; i < bench.steps; ++i) times.push_back(train());
+  const Json waits = LongestWaits(executor.wait_ms(), world);
   executor.set_profiling(true);
   train();
-  const double predicted_ms = PredictMs(executor, world);
+  const Prediction predicted = Predict(executor, world);
+  const MemoryEstimate estimate =
+      EstimateMemory(model, groups.replica().shape, {{&executor.plan(), &batches}},
+                     groups.sharing().Sizes(), ctx.device().kind(), spec.runtime.threads);
   const double peak_flops = PeakFlops(ctx.device().Describe(), bench.dtype);
   const size_t peak_bytes = ctx.device().peak_bytes();
   const double median = Quantile(times, 0.5), gemm = MeasureGemmFlops(ctx, bench.dtype);
@@ -294,12 +322,16 @@ Json RunStepBench(const JobRuntime& runtime, const JobSpec& spec, const StepBenc
        {{"median", median * 1e3},
         {"p10", Quantile(times, 0.1) * 1e3},
         {"p90", Quantile(times, 0.9) * 1e3}}},
-      {"predicted_ms", predicted_ms},
-      {"predicted_to_measured", predicted_ms / (median * 1e3)},
+      {"predicted_ms", predicted.makespan_ms},
+      {"predicted_to_measured", predicted.makespan_ms / (median * 1e3)},
+      {"busiest_ms", predicted.busiest_ms},
+      {"busiest_to_measured", predicted.busiest_ms / (median * 1e3)},
+      {"exposed_comm_ms", waits},
       {"tokens_per_s", static_cast<double>(rows) / median},
       {"tflop_per_step", flops / 1e12},
       {"tflops", tflops / 1e12},
       {"peak_bytes", peak_bytes},
+      {"estimated_bytes", estimate.total()},
       {"recompute", ToString(executor.recompute())},
       {"gemm_tflops", gemm / 1e12},
       {"ratio_to_gemm", tflops / gemm},

@@ -61,7 +61,7 @@ std::pair<std::vector<int64_t>, std::vector<int64_t>> ExchangeBytes(const RowExc
 }  // namespace
 
 StepExecutor::StepExecutor(Context& ctx, MultimodalModel& model, const ReplicaGroups& groups)
-    : ctx_(ctx), model_(model), groups_(groups) {}
+    : ctx_(ctx), model_(model), groups_(groups), wait_meter_(ctx.device()) {}
 StepExecutor::~StepExecutor() = default;
 
 StepPlan StepExecutor::PlanFor(const std::vector<MicroBatch>& batches, SchedulePurpose purpose) {
@@ -117,7 +117,6 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
   num_stages_done_ = 0;
   slots_.clear();
   trace_.clear();
-  op_times_.clear();
   receives_.clear();
   position_ = 0;
   ExecuteOptions options;
@@ -129,15 +128,35 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
 
 void StepExecutor::BeginOp() {
   if (!is_profiling_) return;
-  ctx_.stream().Synchronize();
-  op_begin_ = std::chrono::steady_clock::now();
+  while (static_cast<int>(op_begins_.size()) <= position_) {
+    op_begins_.push_back(ctx_.device().NewEvent());
+    op_ends_.push_back(ctx_.device().NewEvent());
+  }
+  op_begins_[static_cast<size_t>(position_)]->Record(ctx_.stream());
+}
+
+void StepExecutor::EndOp() {
+  if (is_profiling_) op_ends_[static_cast<size_t>(position_)]->Record(ctx_.stream());
+}
+
+std::vector<int64_t> StepExecutor::OpTimes() const {
+  std::vector<int64_t> ns;
+  for (int i = 0; i < position_; ++i) {
+    const auto at = static_cast<size_t>(i);
+    op_ends_[at]->Synchronize();
+    ns.push_back(static_cast<int64_t>(op_ends_[at]->ElapsedMsSince(*op_begins_[at]) * 1e6));
+  }
+  return ns;
 }
 
 void StepExecutor::Run(const Op& op) {
   AwaitSends(position_);
   // What comes at the end of a step is done together.
   const bool is_common = op.kind == OpKind::kReduceGrad || op.kind == OpKind::kStep;
-  if (is_profiling_ && is_common && groups_.replica != nullptr) groups_.replica->Barrier();
+  if (is_profiling_ && is_common && groups_.replica != nullptr) {
+    ctx_.stream().Synchronize();
+    groups_.replica->Barrier();
+  }
   BeginOp();
   switch (op.kind) {
     case OpKind::kForward:
@@ -178,12 +197,8 @@ void StepExecutor::Run(const Op& op) {
     case OpKind::kFree:
       OT_CHECK(false, "no body for {}", ToString(op));
   }
+  EndOp();
   ++position_;
-  if (!is_profiling_) return;
-  ctx_.stream().Synchronize();
-  op_times_.push_back(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                          std::chrono::steady_clock::now() - op_begin_)
-                          .count());
 }
 
 // Blocks are carved by the first op that needs them: a receive, or the op itself.
@@ -490,7 +505,10 @@ StepOutcome StepExecutor::Train(const std::vector<MicroBatch>& micro_batches,
   params_ = &params;
   outcome_ = StepOutcome();
   model_.params().ZeroGrads(ctx_.stream());
+  ctx_.stream().set_wait_meter(&wait_meter_);
   RunSchedule(micro_batches, SchedulePurpose::kTrain);
+  ctx_.stream().set_wait_meter(nullptr);
+  wait_ms_ = wait_meter_.Take();
   return outcome_;
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/model/multimodal_model.h"
 #include "core/optim/sharded_adamw.h"
+#include "core/runtime/wait_meter.h"
 #include "core/train/reduce_ahead.h"
 #include "core/train/step_plan.h"
 #include "parallel/schedule/execute.h"
@@ -77,11 +78,15 @@ class StepExecutor : private OpRunner {
   /// The timeline of the last run, on the host.
   const std::vector<OpSpan>& trace() const { return trace_; }
 
-  /// What the ops of the last run took once their data was there, in ns, in the order of this
-  /// rank's list: for the simulator. Measured only when asked for, since it waits for the device at
-  /// every op.
+  /// How long the stream of this rank waited in the last Train for each communicator, in ms.
+  const std::map<std::string, double>& wait_ms() const { return wait_ms_; }
+
+  /// What the ops of the last run took on the stream of this rank once their data was there, in ns,
+  /// in the order of its list: for the simulator. Measured by events, only when asked for: the
+  /// replica then meets before REDUCE_GRAD and STEP, whose times are to be their own.
   void set_profiling(bool is_profiling) { is_profiling_ = is_profiling; }
-  const std::vector<int64_t>& op_times() const { return op_times_; }
+  std::vector<int64_t> OpTimes() const;
+  const StepPlan& plan() const { return *plan_; }
   /// The schedule of the last run, and the place of this rank in it.
   const Schedule& schedule() const { return *plan_->schedule; }
   int schedule_rank() const { return groups_.shape.pp_rank; }
@@ -146,6 +151,7 @@ class StepExecutor : private OpRunner {
   bool IsLastGradient(const Op& op) const;
   /// Where profiling, the op's own time begins here: behind its waits.
   void BeginOp();
+  void EndOp();
 
   void StartReadyReduces();
   void AwaitValues(const Op& op);
@@ -181,8 +187,9 @@ class StepExecutor : private OpRunner {
   std::vector<double> losses_;
   std::vector<OpSpan> trace_;
   bool is_profiling_ = false;
-  std::chrono::steady_clock::time_point op_begin_;
-  std::vector<int64_t> op_times_;
+  std::vector<std::unique_ptr<Event>> op_begins_, op_ends_;  // by position
+  WaitMeter wait_meter_;
+  std::map<std::string, double> wait_ms_;
   std::function<void(const ForwardView&)> observer_;
 };
 

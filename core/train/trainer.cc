@@ -277,6 +277,16 @@ class Trainer {
         {"truncated", batch.truncated},
         {"eta_s", SecondsSince(start_) / static_cast<double>(step_ - first_step_) *
                       static_cast<double>(spec_.run.steps - step_)}};
+    // Of rank 0. What the pipeline's messages are waited for is bubble as well.
+    double exposed_ms = 0;
+    for (const auto& [name, ms] : executor_.wait_ms()) {
+      if (name == "llm.pp") {
+        record["pipeline_wait_ms"] = ms;
+      } else {
+        exposed_ms += ms;
+      }
+    }
+    record["exposed_comm_ms"] = exposed_ms;
     const double peak = PeakFlops(ctx_.device().Describe(), model_.params().dtype());
     if (peak > 0) record["mfu"] = {{"total", flops / seconds / world_.size() / peak}};
     records_.Write("step", record);

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "core/runtime/wait_meter.h"
+
 namespace omnitrain {
 namespace {
 
@@ -47,6 +49,15 @@ const char* CommKindName(CommKind kind) {
       return "Barrier";
   }
   return "?";
+}
+
+void CommHandle::Wait(Stream& stream) {
+  if (pending_ == nullptr) return;
+  WaitMeter* meter = stream.wait_meter();
+  if (meter != nullptr) meter->Begin(stream, name_);
+  pending_->Wait(stream);
+  if (meter != nullptr) meter->End(stream);
+  pending_.reset();
 }
 
 int64_t CommCall::bytes() const {
@@ -103,7 +114,7 @@ std::unique_ptr<PendingComm> Communicator::StartOn(Communicator& other, CommCall
 }
 
 CommHandle Communicator::Begin(CommCall call, Stream& stream) {
-  return CommHandle(StartOn(*this, std::move(call), stream));
+  return {StartOn(*this, std::move(call), stream), name_};
 }
 
 CommHandle Communicator::AllReduce(const Tensor& t, ReduceOp op, Stream& stream) {

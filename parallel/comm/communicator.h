@@ -58,19 +58,18 @@ class PendingComm {
 class CommHandle {
  public:
   CommHandle() = default;
-  explicit CommHandle(std::unique_ptr<PendingComm> pending) : pending_(std::move(pending)) {}
+  /// `name`: of the communicator.
+  CommHandle(std::unique_ptr<PendingComm> pending, std::string name)
+      : pending_(std::move(pending)), name_(std::move(name)) {}
 
   /// Work given to `stream` from now on sees the result. On the CPU this blocks until the call is
   /// done. Waiting twice is allowed.  Errors: kComm at the deadline, naming who waits for whom.
-  void Wait(Stream& stream) {
-    if (pending_ == nullptr) return;
-    pending_->Wait(stream);
-    pending_.reset();
-  }
+  void Wait(Stream& stream);
   bool waited() const { return pending_ == nullptr; }
 
  private:
   std::unique_ptr<PendingComm> pending_;
+  std::string name_;
 };
 
 /// Calls among a named set of ranks: a value of the layout, never a global.

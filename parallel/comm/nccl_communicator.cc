@@ -48,6 +48,10 @@ ncclUniqueId IdOf(const std::string& bytes) {
   return id;
 }
 
+/// A message that waits for its peer holds its thread blocks' multiprocessors all the while: these
+/// are few, as messages travel beside compute and need not be fast.
+constexpr int kMessageCtas = 4;
+
 class PendingNccl : public PendingComm {
  public:
   explicit PendingNccl(std::shared_ptr<NcclFlight> flight) : flight_(std::move(flight)) {}
@@ -119,7 +123,8 @@ void NcclCommunicator::MakeMessageLinks() {
       if (from == to || (from != rank() && to != rank())) continue;
       const ncclUniqueId id = IdOf(ids[static_cast<size_t>(from)].substr(
           static_cast<size_t>(to) * sizeof(ncclUniqueId), sizeof(ncclUniqueId)));
-      auto link = std::make_unique<NcclLink>(*this, device_.index(), id, 2, from == rank() ? 0 : 1);
+      auto link = std::make_unique<NcclLink>(*this, device_.index(), id, 2, from == rank() ? 0 : 1,
+                                             kMessageCtas);
       auto& links = from == rank() ? to_ : from_;
       links[static_cast<size_t>(from == rank() ? to : from)] = std::move(link);
     }

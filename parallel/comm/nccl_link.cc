@@ -46,7 +46,7 @@ NcclFlight::~NcclFlight() {
 }
 
 NcclLink::NcclLink(const Communicator& owner, int device_index, const ncclUniqueId& id, int size,
-                   int rank)
+                   int rank, int max_ctas)
     : owner_(owner), watchdog_(NcclWatchdog::Get(device_index)) {
   OT_CUDA(cudaSetDevice(device_index));
   int least = 0, greatest = 0;
@@ -58,7 +58,9 @@ NcclLink::NcclLink(const Communicator& owner, int device_index, const ncclUnique
   Push(flight);
   watchdog_->Add(this);
   ncclComm_t comm = nullptr;
-  const ncclResult_t result = ncclCommInitRank(&comm, size, id, rank);
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  if (max_ctas > 0) config.maxCTAs = max_ctas;
+  const ncclResult_t result = ncclCommInitRankConfig(&comm, size, id, rank, &config);
   {
     std::lock_guard<std::mutex> lock(mutex_);
     flights_.clear();

@@ -64,7 +64,9 @@ struct NcclFlight {
 class NcclLink {
  public:
   /// Collective over the link's ranks. `owner` gives names and the deadline and outlives this.
-  NcclLink(const Communicator& owner, int device_index, const ncclUniqueId& id, int size, int rank);
+  /// `max_ctas`: thread blocks that a call takes at most; 0: as many as NCCL thinks best.
+  NcclLink(const Communicator& owner, int device_index, const ncclUniqueId& id, int size, int rank,
+           int max_ctas = 0);
   /// Waits for the calls under way; after an error it aborts them instead.
   ~NcclLink();
   NcclLink(const NcclLink&) = delete;
