@@ -195,6 +195,7 @@ void ParamStore::Initialize(uint64_t seed, double std, Stream& stream) {
         break;
       case DType::kBF16: {
         std::vector<BFloat16> bf16(f32.size());
+#pragma omp parallel for
         for (size_t i = 0; i < f32.size(); ++i) bf16[i] = ToBFloat16(f32[i]);
         write(bf16);
         break;
