@@ -195,6 +195,9 @@ namespace {
 struct Prediction {
   double makespan_ms = 0;
   double busiest_ms = 0;  // of the rank that computes longest: the step if nothing ever waited
+  // Of each pipeline rank: "llm:F", of stage 1 "llm:1F" -> all of the step, in ms. What
+  // cuts stages of equal length starts from this.
+  std::vector<std::map<std::string, double>> op_ms;
 };
 
 // The last run's schedule with the times that its ops took on all ranks.
@@ -231,6 +234,14 @@ Prediction Predict(const StepExecutor& executor, Communicator& world) {
         return is_message ? 0 : costs.at(static_cast<size_t>(rank)).at(ToString(op));
       });
   Prediction prediction;
+  for (size_t r = 0; r < times.size(); ++r) {
+    std::map<std::string, double>& sums = prediction.op_ms.emplace_back();
+    for (size_t i = 0; i < times[r].size(); ++i) {
+      Op op = executor.schedule().ranks[r][i];
+      op.micro_batch = -1;
+      sums[ToString(op)] += static_cast<double>(times[r][i]) / 1e6;
+    }
+  }
   prediction.makespan_ms = static_cast<double>(simulation.makespan_ns) / 1e6;
   for (const SimulatedRank& rank : simulation.ranks) {
     prediction.busiest_ms =
@@ -327,6 +338,7 @@ Json RunStepBench(const JobRuntime& runtime, const JobSpec& spec, const StepBenc
       {"busiest_ms", predicted.busiest_ms},
       {"busiest_to_measured", predicted.busiest_ms / (median * 1e3)},
       {"exposed_comm_ms", waits},
+      {"op_ms", predicted.op_ms},
       {"tokens_per_s", static_cast<double>(rows) / median},
       {"tflop_per_step", flops / 1e12},
       {"tflops", tflops / 1e12},
