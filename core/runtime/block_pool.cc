@@ -1,6 +1,7 @@
 #include "core/runtime/block_pool.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 
 namespace omnitrain {
@@ -24,6 +25,13 @@ struct BlockPool::State {
   std::multimap<size_t, std::unique_ptr<Buffer>> idle;
   size_t bytes = 0, idle_bytes = 0;
 
+  std::unique_ptr<Buffer> TakeIdle(std::multimap<size_t, std::unique_ptr<Buffer>>::iterator at) {
+    std::unique_ptr<Buffer> buffer = std::move(at->second);
+    idle_bytes -= at->first;
+    idle.erase(at);
+    return buffer;
+  }
+
   void ReleaseIdle() {
     idle.clear();
     bytes -= idle_bytes;
@@ -41,10 +49,12 @@ BlockPool::Block BlockPool::Take(size_t bytes) {
   std::unique_ptr<Buffer> buffer;
   const auto found = state.idle.lower_bound(size);
   if (found != state.idle.end() && found->first <= 2 * std::max(bytes, kSmallest)) {
-    buffer = std::move(found->second);
-    state.idle_bytes -= found->first;
-    state.idle.erase(found);
+    buffer = state.TakeIdle(found);
   } else {
+    // Sizes that waver about the border of a class would otherwise fill the pool with both.
+    if (found != state.idle.begin() && std::prev(found)->first >= size / 2) {
+      state.bytes -= state.TakeIdle(std::prev(found))->bytes();
+    }
     if (state.idle_bytes > 0 && state.device->available_bytes() < size) state.ReleaseIdle();
     buffer = std::make_unique<Buffer>(*state.device, size);
     state.bytes += size;

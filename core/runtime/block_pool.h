@@ -19,7 +19,8 @@ class BlockPool {
 
   /// A block of at least `bytes` and at most twice that, 256-byte aligned, its content undefined.
   /// Cost: none once the pool has seen such sizes; before, an allocation of at most 1/8 more than
-  /// asked for. Idle blocks are given up first where the device has too little left.
+  /// asked for, in place of the idle block that was a little too small if there is one. Idle blocks
+  /// are given up first where the device has too little left.
   Block Take(size_t bytes);
   /// The size of a new block for `bytes`.
   static size_t BlockBytes(size_t bytes);

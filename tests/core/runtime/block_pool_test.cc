@@ -23,7 +23,7 @@ TEST_CASE("A block goes back with its last holder and serves the next who fits")
 
   SECTION("not one who needs less than half of it, nor more") {
     const size_t before = pool.bytes();
-    const auto small = pool.Take(10000), large = pool.Take(200000);
+    const auto small = pool.Take(10000), large = pool.Take(300000);
     CHECK(pool.bytes() == before + small->bytes() + large->bytes());
     const auto half = pool.Take(60000);
     CHECK(half->bytes() >= 100000);
@@ -49,6 +49,21 @@ TEST_CASE("Sizes that the pool has seen cost nothing; no bytes are legal") {
       CHECK(held.back()->bytes() >= bytes);
     }
     if (round > 0) CHECK(pool.bytes() == before);
+  }
+}
+
+TEST_CASE("A block that has become too small makes room for a larger one") {
+  const auto device = NewCpuDevice();
+  BlockPool pool(*device);
+  for (size_t bytes = 100000; bytes < 1000000; bytes += bytes / 10) {
+    const auto small = pool.Take(5000), held = pool.Take(bytes);
+    CHECK(pool.bytes() == small->bytes() + held->bytes());
+    CHECK(device->allocated_bytes() == pool.bytes());
+  }
+  SECTION("not one that is of use to others") {
+    const auto large = pool.Take(100000000);
+    CHECK(pool.idle_bytes() == pool.bytes() - large->bytes());
+    CHECK(pool.idle_bytes() >= 900000);
   }
 }
 
