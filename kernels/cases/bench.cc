@@ -65,35 +65,42 @@ class Ceilings {
 void RunKernelBench(Context& ctx, const KernelBenchOptions& options,
                     const std::function<void(const std::string&)>& emit) {
   Ceilings ceilings(ctx, options.dtype);
+  constexpr std::string_view kForward = "forward";
   const BenchOn here = ctx.is_cuda() ? BenchOn::kGpu : BenchOn::kCpu;
   for (const OpCase& c : AllOpCases()) {
     if (c.bench_on != here || c.Name().find(options.filter) == std::string::npos) continue;
     CaseRun run(ctx, c, options.dtype);
-    const auto emit_pass = [&](const char* pass, double bytes, double flops,
+    const auto emit_pass = [&](std::string_view pass, double bytes, double flops,
                                const std::function<void()>& body) {
       const Timing t = Measure(ctx, options.min_ms, body);
       const double copy_gb_s = ceilings.CopyGbs(bytes), gemm_gflop_s = ceilings.GemmGflops();
       const double best_us = std::max(bytes / copy_gb_s, flops / gemm_gflop_s) * 1e-3;
-      const Json line = {{"op", c.op},
-                         {"pass", pass},
-                         {"shape", c.label},
-                         {"dtype", DTypeName(options.dtype)},
-                         {"device", ctx.device().Describe()},
-                         {"threads", options.num_threads},
-                         {"repetitions", t.repetitions},
-                         {"median_us", t.median_us},
-                         {"p10_us", t.p10_us},
-                         {"p90_us", t.p90_us},
-                         {"bytes", bytes},
-                         {"flops", flops},
-                         {"gb_s", bytes / (t.median_us * 1e3)},
-                         {"gflop_s", flops / (t.median_us * 1e3)},
-                         {"copy_gb_s", copy_gb_s},
-                         {"gemm_gflop_s", gemm_gflop_s},
-                         {"ratio_to_ceiling", best_us / t.median_us}};
+      Json line = {{"op", c.op},
+                   {"pass", pass},
+                   {"shape", c.label},
+                   {"dtype", DTypeName(options.dtype)},
+                   {"device", ctx.device().Describe()},
+                   {"threads", options.num_threads},
+                   {"repetitions", t.repetitions},
+                   {"median_us", t.median_us},
+                   {"p10_us", t.p10_us},
+                   {"p90_us", t.p90_us},
+                   {"bytes", bytes},
+                   {"flops", flops},
+                   {"gb_s", bytes / (t.median_us * 1e3)},
+                   {"gflop_s", flops / (t.median_us * 1e3)},
+                   {"copy_gb_s", copy_gb_s},
+                   {"gemm_gflop_s", gemm_gflop_s},
+                   {"ratio_to_ceiling", best_us / t.median_us}};
+      if (c.baseline && pass == kForward) {
+        const double baseline_us = Measure(ctx, options.min_ms, [&] { run.Baseline(); }).median_us;
+        line["baseline"] = c.baseline_name;
+        line["baseline_median_us"] = baseline_us;
+        line["ratio_to_baseline"] = baseline_us / t.median_us;
+      }
       emit(line.dump());
     };
-    emit_pass("forward", run.ForwardBytes(), c.forward_flops, [&] { run.Forward(); });
+    emit_pass(kForward, run.ForwardBytes(), c.forward_flops, [&] { run.Forward(); });
     if (!c.backward) continue;
     // What backward reads of forward: the state after one forward of the first operands.
     run.Reset();

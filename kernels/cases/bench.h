@@ -18,6 +18,8 @@ struct KernelBenchOptions {
 /// object per pass, without a newline:
 ///   op, pass, shape, dtype, device, threads, repetitions, median_us, p10_us, p90_us, bytes, flops,
 ///   gb_s, gflop_s, copy_gb_s, gemm_gflop_s, ratio_to_ceiling
+/// and for the forward of a row with a baseline, which is timed right after it,
+///   baseline, baseline_median_us, ratio_to_baseline (how many times faster the op is)
 /// bytes are those that must move at least once. The ceilings are measured in this run, with the
 /// same threads: copy_gb_s copies as many bytes (read + written) as the pass moves, so that it has
 /// the same chance to stay in cache; gemm_gflop_s is a 1024^3 product in the compute dtype.

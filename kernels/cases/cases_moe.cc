@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "core/base/rng.h"
 #include "kernels/cases/op_groups.h"
+#include "kernels/gemm/gemm.h"
 #include "kernels/moe/grouped_linear.h"
 #include "kernels/moe/moe_balance.h"
 #include "kernels/moe/moe_permute.h"
@@ -250,10 +252,91 @@ OpCase GroupedCase(const Offsets& offsets, int64_t in, int64_t out, int64_t pad,
   return c;
 }
 
+/// One of the three products, beside a loop over the experts that asks kernels/gemm for each.
+enum class Product { kForward, kInputGrad, kWeightGrad };
+OpCase ProductCase(Product product, const Offsets& offsets, int64_t in, int64_t out) {
+  const OpCase whole = GroupedCase(offsets, in, out, 0, Write::kOverwrite);
+  const int64_t rows = offsets.back(), num_experts = static_cast<int64_t>(offsets.size()) - 1;
+  int64_t num_used = 0;  // experts with rows: others are neither read nor written
+  for (size_t e = 0; e + 1 < offsets.size(); ++e) num_used += offsets[e] < offsets[e + 1];
+  const double used = static_cast<double>(num_used) / static_cast<double>(num_experts);
+  OpCase c;
+  c.label = whole.label;
+  c.forward_flops = whole.forward_flops;
+  c.baseline_name = "a product per expert";
+  const Operand x = Input("x", {rows, in}).Moves(1, 0), dy = Input("dy", {rows, out}).Moves(1, 0),
+                w = Input("w", {num_experts, out, in}).Moves(used, 0);
+  using Body = std::function<void(Context&, const CaseRun&, int64_t e, int64_t first, int64_t n)>;
+  const auto for_experts = [offsets](const Body& body) {
+    return [offsets, body](Context& ctx, const CaseRun& t) {
+      for (size_t e = 0; e + 1 < offsets.size(); ++e) {
+        const int64_t n = offsets[e + 1] - offsets[e];
+        if (n > 0) body(ctx, t, static_cast<int64_t>(e), offsets[e], n);
+      }
+    };
+  };
+  const auto expert = [=](const Tensor& t, int64_t e) { return t.Rows(e, 1).View({out, in}); };
+  constexpr Write kSet = Write::kOverwrite;
+  switch (product) {
+    case Product::kForward:
+      c.op = "grouped_linear_forward";
+      c.operands = {x, w, Output("y", {rows, out}).Moves(1, 0)};
+      c.forward = [offsets](Context& ctx, const CaseRun& t) {
+        GroupedLinearForward(ctx, t["x"], t["w"], offsets, kSet, t["y"]);
+      };
+      c.baseline = for_experts([=](Context& ctx, const CaseRun& t, int64_t e, int64_t r,
+                                   int64_t n) {
+        LinearForward(ctx, t["x"].Rows(r, n), expert(t["w"], e), Tensor(), kSet, t["y"].Rows(r, n));
+      });
+      break;
+    case Product::kInputGrad:
+      c.op = "grouped_linear_input_grad";
+      c.operands = {dy, w, Output("dx", {rows, in}).Moves(1, 0)};
+      c.forward = [offsets](Context& ctx, const CaseRun& t) {
+        GroupedLinearInputGrad(ctx, t["dy"], t["w"], offsets, kSet, t["dx"]);
+      };
+      c.baseline =
+          for_experts([=](Context& ctx, const CaseRun& t, int64_t e, int64_t r, int64_t n) {
+            LinearInputGrad(ctx, t["dy"].Rows(r, n), expert(t["w"], e), kSet, t["dx"].Rows(r, n));
+          });
+      break;
+    case Product::kWeightGrad:
+      c.op = "grouped_linear_weight_grad";
+      c.operands = {
+          x, dy,
+          InOut("dw", {num_experts, out, in}).Type(OperandType::kMainGrad).Moves(2 * used, 0)};
+      c.forward = [offsets](Context& ctx, const CaseRun& t) {
+        GroupedLinearWeightGrad(ctx, t["x"], t["dy"], offsets, t["dw"]);
+      };
+      c.baseline = for_experts([=](Context& ctx, const CaseRun& t, int64_t e, int64_t r,
+                                   int64_t n) {
+        LinearWeightGrad(ctx, t["x"].Rows(r, n), t["dy"].Rows(r, n), expert(t["dw"], e), Tensor());
+      });
+      break;
+  }
+  return c;
+}
+
 /// Offsets of experts with about equal rows, as an even load gives.
 Offsets EvenOffsets(int64_t rows, int64_t num_experts) {
   Offsets offsets;
   for (int64_t e = 0; e <= num_experts; ++e) offsets.push_back(rows * e / num_experts);
+  return offsets;
+}
+
+/// As routing gives them before it is balanced: log-normal, one expert in 20 without rows.
+Offsets UnevenOffsets(int64_t rows, int64_t num_experts) {
+  std::vector<double> load;
+  for (int64_t e = 0; e < num_experts; ++e) {
+    load.push_back(e % 20 == 3 ? 0 : std::exp(RandomNormal(11, 0, static_cast<uint64_t>(e))));
+  }
+  const double total = std::accumulate(load.begin(), load.end(), 0.0);
+  Offsets offsets = {0};
+  double sum = 0;
+  for (const double l : load) {
+    sum += l;
+    offsets.push_back(std::llround(sum / total * static_cast<double>(rows)));
+  }
   return offsets;
 }
 
@@ -298,7 +381,10 @@ void AddMoeCases(std::vector<OpCase>* cases) {
     cases->push_back(GroupedCase({0, 0, 9, 9}, 7, 5, 3, write));  // all to one expert
     cases->push_back(GroupedCase({0, 1, 1, 18, 23, 60}, 13, 9, 0, write));
     cases->push_back(GroupedCase({0, 33, 40, 40, 64}, 32, 24, 8, write));
+    cases->push_back(GroupedCase({0, 130, 130, 131, 330}, 72, 272, 0, write));  // several tiles
   }
+  cases->push_back(
+      GroupedCase(UnevenOffsets(400, 300), 8, 16, 0, kSet));  // more than a launch takes
 
   const auto bench = [&](BenchOn on, OpCase c) {
     c.bench_on = on;
@@ -314,8 +400,16 @@ void AddMoeCases(std::vector<OpCase>* cases) {
   bench(BenchOn::kGpu, PlanCase(8192, 128, 8, Load::kEven));
   bench(BenchOn::kGpu, GatherCase({8192, 128, 8, 2048}, Load::kEven, 0, kSet));
   bench(BenchOn::kGpu, CombineCase({8192, 128, 8, 2048}, Load::kEven, 0, kSum));
-  bench(BenchOn::kGpu, GroupedCase(EvenOffsets(65536, 128), 2048, 1536, 0, kSet));
-  bench(BenchOn::kGpu, GroupedCase(EvenOffsets(65536, 128), 768, 2048, 0, kSet));
+  for (const Product product : {Product::kForward, Product::kInputGrad, Product::kWeightGrad}) {
+    for (const auto offsets : {EvenOffsets, UnevenOffsets}) {
+      for (const int64_t rows : {4096, 16384, 65536}) {
+        bench(BenchOn::kGpu, ProductCase(product, offsets(rows, 128), 2048, 1536));
+      }
+      bench(BenchOn::kGpu, ProductCase(product, offsets(65536, 128), 768, 2048));
+    }
+    // A rank's share of the experts, of 8 ranks.
+    bench(BenchOn::kGpu, ProductCase(product, UnevenOffsets(65536, 16), 2048, 1536));
+  }
 }
 
 void AddRandomMoeCases(RandomShapes& draw, std::vector<OpCase>* cases) {
@@ -333,8 +427,13 @@ void AddRandomMoeCases(RandomShapes& draw, std::vector<OpCase>* cases) {
   cases->push_back(CombineCase(shape, load, draw.Pad(), coin()));
   Offsets offsets = {0};
   for (int64_t e = draw.Size(1, 9); e > 0; --e) offsets.push_back(offsets.back() + draw.Rows(90));
-  const int64_t in = draw.Size(1, 200), out = draw.Size(1, 200);
-  cases->push_back(GroupedCase(offsets, in, out, draw.Pad(), coin()));
+  if (draw.Coin()) {  // multiples of 16 bytes in bf16
+    const int64_t in = 8 * draw.Size(1, 40), out = 8 * draw.Size(1, 40);
+    cases->push_back(GroupedCase(offsets, in, out, 8 * draw.Size(0, 3), coin()));
+  } else {
+    const int64_t in = draw.Size(1, 200), out = draw.Size(1, 200);
+    cases->push_back(GroupedCase(offsets, in, out, draw.Pad(), coin()));
+  }
 }
 
 }  // namespace omnitrain

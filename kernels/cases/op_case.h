@@ -82,6 +82,9 @@ struct OpCase {
   std::function<void(Context&, const CaseRun&)> forward;
   std::function<void(Context&, const CaseRun&)> backward;  // empty where there is none
   double forward_flops = 0, backward_flops = 0;
+  // Another way to do forward on the same operands, and its name: what the bench times beside it.
+  std::function<void(Context&, const CaseRun&)> baseline;
+  std::string baseline_name;
 
   Operand& Add(Operand operand) { return operands.push_back(std::move(operand)), operands.back(); }
   bool is_bench() const { return bench_on != BenchOn::kNothing; }
@@ -104,6 +107,7 @@ class CaseRun {
   void Reset();
   void Forward() { op_case_.forward(ctx_, *this); }
   void Backward() { op_case_.backward(ctx_, *this); }
+  void Baseline() { op_case_.baseline(ctx_, *this); }
   /// Changes (for good) what an operand holds at first. Takes effect at the next Reset.
   void SetInitial(const std::string& name, int64_t flat_idx, double value);
   double Initial(const std::string& name, int64_t flat_idx) const;

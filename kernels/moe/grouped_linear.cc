@@ -1,7 +1,9 @@
 #include "kernels/moe/grouped_linear.h"
 
+#include "core/runtime/has_cuda.h"
 #include "kernels/common/operands.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/moe/grouped_linear_cuda.h"
 
 namespace omnitrain {
 namespace {
@@ -26,6 +28,12 @@ void CheckGroups(const char* op, const Tensor& rows, const Tensor& experts,
 
 Tensor Expert(const Tensor& w, int64_t e) { return w.Rows(e, 1).View({w.shape[1], w.shape[2]}); }
 
+/// Whether one kernel serves all groups, or kernels/gemm each of them.
+bool IsOneKernel(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y) {
+  if constexpr (kHasCuda) return ctx.is_cuda() && cuda::FitsGroupedKernel(ctx, x, w, y);
+  return false;
+}
+
 /// f(expert, first row, number of rows) for the groups that are not empty.
 template <typename F>
 void ForGroups(const std::vector<int64_t>& offsets, F&& f) {
@@ -44,6 +52,9 @@ void GroupedLinearForward(Context& ctx, const Tensor& x, const Tensor& w,
   CheckOperand(ctx, kOp, "x", x, x.dtype, {x.shape[0], w.shape[2]});
   CheckDenseOperand(ctx, kOp, "w", w, x.dtype, w.shape);
   CheckOperand(ctx, kOp, "y", y, x.dtype, {x.shape[0], w.shape[1]});
+  if constexpr (kHasCuda) {
+    if (IsOneKernel(ctx, x, w, y)) return cuda::GroupedLinearForward(ctx, x, w, offsets, write, y);
+  }
   ForGroups(offsets, [&](int64_t e, int64_t begin, int64_t count) {
     LinearForward(ctx, x.Rows(begin, count), Expert(w, e), Tensor(), write, y.Rows(begin, count));
   });
@@ -56,6 +67,10 @@ void GroupedLinearInputGrad(Context& ctx, const Tensor& dy, const Tensor& w,
   CheckOperand(ctx, kOp, "dy", dy, dy.dtype, {dy.shape[0], w.shape[1]});
   CheckDenseOperand(ctx, kOp, "w", w, dy.dtype, w.shape);
   CheckOperand(ctx, kOp, "dx", dx, dy.dtype, {dy.shape[0], w.shape[2]});
+  if constexpr (kHasCuda) {
+    if (IsOneKernel(ctx, dx, w, dy))
+      return cuda::GroupedLinearInputGrad(ctx, dy, w, offsets, write, dx);
+  }
   ForGroups(offsets, [&](int64_t e, int64_t begin, int64_t count) {
     LinearInputGrad(ctx, dy.Rows(begin, count), Expert(w, e), write, dx.Rows(begin, count));
   });
@@ -68,6 +83,9 @@ void GroupedLinearWeightGrad(Context& ctx, const Tensor& x, const Tensor& dy,
   CheckOperand(ctx, kOp, "x", x, x.dtype, {x.shape[0], dw.shape[2]});
   CheckOperand(ctx, kOp, "dy", dy, x.dtype, {x.shape[0], dw.shape[1]});
   CheckDenseOperand(ctx, kOp, "dw", dw, MainGradDType(x.dtype), dw.shape);
+  if constexpr (kHasCuda) {
+    if (IsOneKernel(ctx, x, dw, dy)) return cuda::GroupedLinearWeightGrad(ctx, x, dy, offsets, dw);
+  }
   ForGroups(offsets, [&](int64_t e, int64_t begin, int64_t count) {
     LinearWeightGrad(ctx, x.Rows(begin, count), dy.Rows(begin, count), Expert(dw, e), Tensor());
   });

@@ -13,11 +13,10 @@ namespace omnitrain {
 // f64); products accumulate in f32 (f64 for f64).  Rows of x, y, dx, dy may be strided; w and dw
 // are dense. Groups may be empty: their dw is unchanged. offsets: on the host, E + 1 values that
 // never fall, from 0 to R. No wait for the device. Deterministic, as the products of kernels/gemm
-// are.  Errors: offsets that do not cover the rows are kInternal. Cost: one product of kernels/gemm
-// per group that is not empty. On the GPU these follow each other on the stream: E launches, each
-// too small to fill the device when groups have few rows, and the host asks cuBLASLt for an
-// algorithm at every number of rows it meets for the first time. A kernel over all groups at once
-// would cost one launch.
+// are.  Errors: offsets that do not cover the rows are kInternal. Cost: bf16 on Hopper, of widths
+// and strides that are multiples of 16 bytes: one launch over all groups. Else one product of
+// kernels/gemm per group that is not empty, one after the other: each too small to fill a GPU when
+// groups have few rows.
 
 /// y[r] = w_e x[r], or y += with kAccumulate, e the expert of row r.
 /// Shapes: x [R, I]; w [E, O, I]; y [R, O].
