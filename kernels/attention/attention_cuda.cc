@@ -17,7 +17,9 @@ void AttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tens
                       const AttentionSegments& segments, const AttentionParams& params, Tensor o,
                       Tensor lse) {
   if (q.shape[0] == 0 || segments.max_q == 0) return;
-  const auto forward = FitsMma(q, k, v) ? MmaAttentionForward : SimtAttentionForward;
+  const auto forward = !FitsMma(q, k, v)     ? SimtAttentionForward
+                       : FitsWgmma(segments) ? WgmmaAttentionForward
+                                             : MmaAttentionForward;
   forward(ctx, q, k, v, segments, params, o, lse);
 }
 
@@ -36,9 +38,9 @@ void AttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const T
   auto* delta = reinterpret_cast<float*>(scratch);
   AttentionDelta(ctx, d_o, o, delta);
   if (fits_mma) {
-    MmaAttentionBackward(ctx, d_o, q, k, v, lse, delta,
-                         reinterpret_cast<float*>(scratch + delta_bytes), segments, params,
-                         gradients);
+    const auto backward = FitsWgmma(segments) ? WgmmaAttentionBackward : MmaAttentionBackward;
+    backward(ctx, d_o, q, k, v, lse, delta, reinterpret_cast<float*>(scratch + delta_bytes),
+             segments, params, gradients);
   } else {
     SimtAttentionBackward(ctx, d_o, q, k, v, lse, delta, segments, params, gradients);
   }

@@ -4,7 +4,7 @@
 
 namespace omnitrain::cuda {
 
-// The two ways to compute attention on the GPU, behind cuda::AttentionForward and -Backward.
+// The ways to compute attention on the GPU, behind cuda::AttentionForward and -Backward.
 
 /// f32 arithmetic outside the matrix units, for f32 and bf16 of any layout.
 void SimtAttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -28,6 +28,17 @@ void MmaAttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, cons
                           const Tensor& v, const Tensor& lse, const float* delta, float* split_sums,
                           const AttentionSegments& segments, const AttentionParams& params,
                           const AttentionGradients& gradients);
+
+/// The same through Hopper's own copies and products, for segments longer than a warp group's rows.
+/// Requires: FitsMma.
+bool FitsWgmma(const AttentionSegments& segments);
+void WgmmaAttentionForward(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                           const AttentionSegments& segments, const AttentionParams& params,
+                           Tensor o, Tensor lse);
+void WgmmaAttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, const Tensor& k,
+                            const Tensor& v, const Tensor& lse, const float* delta,
+                            float* split_sums, const AttentionSegments& segments,
+                            const AttentionParams& params, const AttentionGradients& gradients);
 
 /// delta[h, t] = <d_o[t, h], o[t, h]>: what the softmax's gradient subtracts.
 /// Source: Dao et al. 2022, appendix B.4.

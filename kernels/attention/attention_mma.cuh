@@ -11,8 +11,6 @@ namespace omnitrain::cuda {
 // A block has kMmaThreads threads. A tile has rows of kHeadDim bf16 at a pitch of kHeadDim + 8: the
 // eight rows that ldmatrix reads at once then lie in different banks.
 
-using Bf16 = __nv_bfloat16;
-
 constexpr int kMmaWarps = 4, kMmaThreads = 32 * kMmaWarps;
 
 template <int kHeadDim>
@@ -118,11 +116,6 @@ __device__ __forceinline__ void MultiplyTransposed(const Bf16* a, const Bf16* b,
   }
 }
 
-__device__ __forceinline__ uint32_t PackBf16(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
 /// acc += p b: p the accumulators of a product, rounded to bf16; b 8 kN rows of a tile.
 template <int kHeadDim, int kM, int kN>
 __device__ __forceinline__ void MultiplyRounded(const float (&p)[kM][kN][4], const Bf16* b,
@@ -151,12 +144,6 @@ __device__ __forceinline__ void MultiplyRounded(const float (&p)[kM][kN][4], con
   }
 }
 
-__device__ __forceinline__ float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-  return y;
-}
-
 /// Rows [begin, end) of a head from accumulators times `factor(m, half)`, which may differ by row.
 template <int kHeadDim, int kM, typename Factor>
 __device__ __forceinline__ void StoreRows(const float (&acc)[kM][kHeadDim / 8][4], int64_t begin,
@@ -181,21 +168,6 @@ __device__ __forceinline__ void StoreRows(const float (&acc)[kM][kHeadDim / 8][4
   }
 }
 
-/// Two neighbours of a gradient, the first in an even column.
-__device__ __forceinline__ void StorePair(const GradHeads<Bf16>& to, int64_t token, int head,
-                                          int column, float x, float y) {
-  const int64_t at = token * to.stride + static_cast<int64_t>(head) * to.head_dim + column;
-  if (to.is_f32) {
-    float2* pair = reinterpret_cast<float2*>(static_cast<float*>(to.data) + at);
-    if (to.adds) x += pair->x, y += pair->y;
-    *pair = make_float2(x, y);
-  } else {
-    __nv_bfloat162* pair = reinterpret_cast<__nv_bfloat162*>(static_cast<Bf16*>(to.data) + at);
-    if (to.adds) x += __low2float(*pair), y += __high2float(*pair);
-    *pair = __floats2bfloat162_rn(x, y);
-  }
-}
-
 /// Rows [begin, end) of a gradient from accumulators times `factor`.
 template <int kHeadDim, int kM>
 __device__ __forceinline__ void StoreGradRows(const float (&acc)[kM][kHeadDim / 8][4],
@@ -215,15 +187,6 @@ __device__ __forceinline__ void StoreGradRows(const float (&acc)[kM][kHeadDim / 
       }
     }
   }
-}
-
-/// Calls f with the head dim that kernels are made for: head dims between go to the next.
-template <typename F>
-void DispatchHeadDim(int64_t head_dim, F&& f) {
-  if (head_dim <= 64) return f(std::integral_constant<int, 64>{});
-  if (head_dim <= 80) return f(std::integral_constant<int, 80>{});
-  if (head_dim <= 96) return f(std::integral_constant<int, 96>{});
-  return f(std::integral_constant<int, 128>{});
 }
 
 }  // namespace omnitrain::cuda

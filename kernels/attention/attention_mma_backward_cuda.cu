@@ -1,6 +1,7 @@
 #include <type_traits>
 
 #include "kernels/attention/attention_mma.cuh"
+#include "kernels/attention/attention_split.cuh"
 
 namespace omnitrain::cuda {
 namespace {
@@ -8,53 +9,9 @@ namespace {
 // Two kernels, so that each sum has one owner and one order: keys walk all queries that see them
 // (dk, dv), queries walk their keys (dq). P is recomputed in both. Source: Dao 2023, algorithm 2.
 
-constexpr float kLog2E = 1.4426950408889634f;
-
 // dk and dv: a block has kTile keys of a kv head, a warp 16 of them; scores are kept transposed,
 // [keys, queries], so that P^T and dS^T are left operands as they come.
 constexpr int kTile = 64;
-
-/// Query heads that share a kv head, divided over `count` blocks, so that short batches fill the
-/// GPU too; each block leaves its sums in f32 and SumSplits adds them, in order.
-struct Split {
-  int count;
-  float *dk, *dv;  // [count, T, G, K]; absent for one
-  int64_t num_keys;
-  int num_kv_heads, head_dim;
-  __device__ __forceinline__ int64_t Row(int part, int64_t token, int kv_head) const {
-    return ((part * num_keys + token) * num_kv_heads + kv_head) * head_dim;
-  }
-};
-
-/// dk = scale * the sum of its parts, dv likewise without the scale; two elements a thread.
-__global__ void SumSplits(Split split, float scale, GradHeads<Bf16> dk, GradHeads<Bf16> dv) {
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 2;
-  const int64_t row_width = int64_t{split.num_kv_heads} * split.head_dim;
-  const int64_t size = split.num_keys * row_width;
-  if (i >= size) return;
-  float2 k = {0, 0}, v = {0, 0};
-  for (int part = 0; part < split.count; ++part) {
-    const float2 a = *reinterpret_cast<const float2*>(split.dk + part * size + i);
-    const float2 b = *reinterpret_cast<const float2*>(split.dv + part * size + i);
-    k = {k.x + a.x, k.y + a.y};
-    v = {v.x + b.x, v.y + b.y};
-  }
-  const int64_t token = i / row_width;
-  const int column = static_cast<int>(i % row_width);
-  StorePair(dk, token, 0, column, k.x * scale, k.y * scale);
-  StorePair(dv, token, 0, column, v.x, v.y);
-}
-
-/// How many blocks share a kv head's queries: the fewest that give every multiprocessor some.
-int NumSplits(int64_t num_keys, int64_t num_kv_heads, int group) {
-  constexpr int64_t kEnoughBlocks = 8 * 132;
-  for (int count = 1; count < group; ++count) {
-    if (group % count == 0 && CeilDiv(num_keys, kTile) * num_kv_heads * count >= kEnoughBlocks) {
-      return count;
-    }
-  }
-  return group;
-}
 
 template <int kHeadDim>
 constexpr size_t KeyGradSharedBytes() {
@@ -267,27 +224,18 @@ void MmaAttentionBackward(Context& ctx, const Tensor& d_o, const Tensor& q, cons
   const auto dq = GradHeadsOf<Bf16>(gradients.dq, gradients.dq_write);
   const auto dk = GradHeadsOf<Bf16>(gradients.dk, gradients.dkv_write);
   const auto dv = GradHeadsOf<Bf16>(gradients.dv, gradients.dkv_write);
-  const int64_t T = k.shape[0], G = k.shape[1], K = k.shape[2];
-  Split split{NumSplits(T, G, s.group), nullptr, nullptr, T, static_cast<int>(G),
-              static_cast<int>(K)};
-  split.dk = split_sums;
-  split.dv = split_sums + split.count * T * G * K;
+  const Split split = SplitOf(k, s.group, split_sums);
   DispatchHeadDim(q.shape[2], [&](auto head_dim) {
     constexpr int kHeadDim = decltype(head_dim)::value;
     const auto key_grad = MmaKeyGradKernel<kHeadDim>;
     constexpr size_t kKeyBytes = KeyGradSharedBytes<kHeadDim>();
     AllowShared(key_grad, kKeyBytes);
-    key_grad<<<TileGrid(segments.k, segments.max_k, G * split.count, kTile), kMmaThreads, kKeyBytes,
-               StreamOf(ctx)>>>(HeadsOf<const Bf16>(d_o), HeadsOf<const Bf16>(q),
-                                HeadsOf<const Bf16>(k), HeadsOf<const Bf16>(v), Data<float>(lse),
-                                delta, s, split, dk, dv);
+    key_grad<<<TileGrid(segments.k, segments.max_k, k.shape[1] * split.count, kTile), kMmaThreads,
+               kKeyBytes, StreamOf(ctx)>>>(HeadsOf<const Bf16>(d_o), HeadsOf<const Bf16>(q),
+                                           HeadsOf<const Bf16>(k), HeadsOf<const Bf16>(v),
+                                           Data<float>(lse), delta, s, split, dk, dv);
     CheckLaunch("attention backward: keys");
-    if (split.count > 1) {
-      constexpr int kThreads = 256;
-      SumSplits<<<static_cast<unsigned>(CeilDiv(T * G * K / 2, kThreads)), kThreads, 0,
-                  StreamOf(ctx)>>>(split, s.scale, dk, dv);
-      CheckLaunch("attention backward: sums");
-    }
+    SumSplits(ctx, split, s.scale, dk, dv);
     const auto query_grad = MmaQueryGradKernel<kHeadDim>;
     constexpr size_t kQueryBytes = QueryGradSharedBytes<kHeadDim>();
     AllowShared(query_grad, kQueryBytes);

@@ -155,6 +155,13 @@ void AddAttentionCases(std::vector<OpCase>* cases) {
   add(RectangleCase({2, 0, 70, 1}, {40, 0, 1, 5}, {4, 1, 8}, true, 8));
   add(RectangleCase({37, 5}, {197, 13}, {2, 2, 20}, true));
   add(RectangleCase({150}, {33}, {4, 2, 64}, true));
+  // Of several tiles, whose borders they miss.
+  add(AttentionCase("300,1,64,129", {300, 1, 64, 129}, {4, 2, 128}, true, 8));
+  add(AttentionCase("300,1,64,129", {300, 1, 64, 129}, {2, 2, 80}, false));
+  add(AttentionCase("131,257", {131, 257}, {4, 1, 56}, true));
+  add(AttentionCase("131,257", {131, 257}, {3, 1, 96}, true));
+  add(RectangleCase({300, 70}, {200, 513}, {4, 2, 128}, true, 8));
+  add(RectangleCase({90, 257}, {385, 65}, {2, 1, 80}, false));
   add(MergeCase(1, 1, 1, OperandType::kCompute));
   add(MergeCase(0, 2, 4, OperandType::kMainGrad));
   add(MergeCase(13, 3, 7, OperandType::kCompute, 5));

@@ -13,6 +13,17 @@ inline cudaStream_t StreamOf(const Context& ctx) {
   return static_cast<cudaStream_t>(ctx.stream().native());
 }
 
+/// Whether this process's GPU has the instructions of hopper.cuh.
+inline bool IsHopper() {
+  static const bool is_hopper = [] {
+    int device = 0, major = 0;
+    OT_CUDA(cudaGetDevice(&device));
+    OT_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    return major == 9;
+  }();
+  return is_hopper;
+}
+
 /// To be called right after each launch. A kernel that fails while it runs shows at the next call
 /// that waits.
 inline void CheckLaunch(const char* kernel) {

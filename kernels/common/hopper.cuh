@@ -116,16 +116,21 @@ __device__ __forceinline__ void AwaitBoxesRead() {
 enum class Major { kK, kMn };
 constexpr int kBoxSide = 64, kBoxBytes = 2 * kBoxSide * kBoxSide, kWgmmaK = 16;
 
-/// Names 16 of K of an operand, `k_step` of four, of boxes that follow each other along M or N.
-/// Offsets are in units of 16 bytes: bits 16-29 from one 64 of M or N to the next (MN-major only: a
-/// box), bits 32-45 from eight rows to the next eight (1024 bytes); bit 62 the swizzle of 128
-/// bytes. Sections "Matrix Descriptor Format", "Strides".
+/// Names 16 of K of an operand. `start`: its first byte, in shared memory; `box_stride`: bytes from
+/// one 64 of M or N to the next, of use to MN-major ones. In units of 16 bytes: bits 0-13 the
+/// start, bits 16-29 that stride, bits 32-45 the one from eight rows to the next eight; bit 62 the
+/// swizzle of 128 bytes. Sections "Matrix Descriptor Format", "Strides".
+__device__ __forceinline__ uint64_t OperandDescriptor(uint32_t start, uint32_t box_stride) {
+  return uint64_t{start >> 4} | uint64_t{box_stride >> 4} << 16 | uint64_t{1024 >> 4} << 32 |
+         uint64_t{1} << 62;
+}
+
+/// `k_step` of four, of boxes that follow each other along M or N.
 template <Major kMajor>
 __device__ __forceinline__ uint64_t OperandAt(const void* boxes, int k_step) {
   const uint32_t step_bytes = kMajor == Major::kK ? 2 * kWgmmaK : 2 * kBoxSide * kWgmmaK;
-  const uint64_t start = (ToShared(boxes) + step_bytes * static_cast<uint32_t>(k_step)) >> 4;
-  return start | uint64_t{kMajor == Major::kK ? 1 : kBoxBytes >> 4} << 16 |
-         uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+  return OperandDescriptor(ToShared(boxes) + step_bytes * static_cast<uint32_t>(k_step),
+                           kMajor == Major::kK ? 16 : kBoxBytes);
 }
 
 /// Before the first product that uses registers this thread wrote. Section "wgmma.fence".

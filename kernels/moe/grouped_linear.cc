@@ -30,7 +30,7 @@ Tensor Expert(const Tensor& w, int64_t e) { return w.Rows(e, 1).View({w.shape[1]
 
 /// Whether one kernel serves all groups, or kernels/gemm each of them.
 bool IsOneKernel(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y) {
-  if constexpr (kHasCuda) return ctx.is_cuda() && cuda::FitsGroupedKernel(ctx, x, w, y);
+  if constexpr (kHasCuda) return ctx.is_cuda() && cuda::FitsGroupedKernel(x, w, y);
   return false;
 }
 

@@ -11,19 +11,16 @@ namespace {
 /// What the kernel needs of the GPU, and its counter of tiles; one per context, whose launches
 /// follow each other.
 struct Machine {
-  bool is_hopper = false;
   int num_multiprocessors = 0;
   Buffer next_tile;
 
   static Machine& Of(Context& ctx) {
     Machine& machine = ctx.State<Machine>();
     if (machine.num_multiprocessors > 0) return machine;
-    int device = 0, major = 0;
+    int device = 0;
     OT_CUDA(cudaGetDevice(&device));
-    OT_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
     OT_CUDA(cudaDeviceGetAttribute(&machine.num_multiprocessors, cudaDevAttrMultiProcessorCount,
                                    device));
-    machine.is_hopper = major == 9;
     machine.next_tile = Buffer(ctx.device(), sizeof(int));
     ctx.device().Fill(machine.next_tile.data(), 0, sizeof(int), ctx.stream());
     return machine;
@@ -108,10 +105,10 @@ GroupedProblem RowsProblem(const Tensor& c, int64_t k, Write write) {
 
 }  // namespace
 
-bool FitsGroupedKernel(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y) {
+bool FitsGroupedKernel(const Tensor& x, const Tensor& w, const Tensor& y) {
   constexpr int64_t kMaxRows = int64_t{1} << 30;  // coordinates are 32 bits
   return x.dtype == DType::kBF16 && IsAligned(x) && IsAligned(w) && IsAligned(y) &&
-         x.shape[0] < kMaxRows && x.shape[1] > 0 && w.shape[1] > 0 && Machine::Of(ctx).is_hopper;
+         x.shape[0] < kMaxRows && x.shape[1] > 0 && w.shape[1] > 0 && IsHopper();
 }
 
 void GroupedLinearForward(Context& ctx, const Tensor& x, const Tensor& w,

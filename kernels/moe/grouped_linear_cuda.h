@@ -9,7 +9,7 @@ namespace omnitrain::cuda {
 
 /// Whether these operands can be used: bf16 (and f32 main gradients), widths, strides and addresses
 /// multiples of 16 bytes, on a GPU of compute capability 9.0.
-bool FitsGroupedKernel(Context& ctx, const Tensor& x, const Tensor& w, const Tensor& y);
+bool FitsGroupedKernel(const Tensor& x, const Tensor& w, const Tensor& y);
 
 void GroupedLinearForward(Context& ctx, const Tensor& x, const Tensor& w,
                           const std::vector<int64_t>& offsets, Write write, const Tensor& y);

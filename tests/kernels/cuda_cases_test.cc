@@ -3,6 +3,8 @@
 #include <cmath>
 #include <map>
 
+#include "core/base/rng.h"
+#include "kernels/attention/attention.h"
 #include "kernels/cases/op_cases.h"
 #include "tests/support/catch.h"
 #include "tests/support/compare.h"
@@ -88,6 +90,49 @@ TEST_CASE("The GPU gives the same bits again") {
       run.Reset();
       CHECK(Run(&run, c) == first);
     }
+  }
+}
+
+// Rows behind a sequence are read with its last tile.
+TEST_CASE("A sequence of NaN leaves its neighbours alone on the GPU") {
+  Bench gpu(NewCudaDevice(0));
+  constexpr int64_t kFirst = 200, kRows = 330, kHeads = 2;
+  const std::vector<int32_t> borders{0, kFirst, kRows};
+  const OwnedTensor cu_seqlens(gpu.ctx.device(), DType::kI32, {3});
+  gpu.ctx.device().Copy(cu_seqlens->data, borders.data(), 3 * sizeof(int32_t), *gpu.stream);
+  for (const int64_t head_dim : {80, 128}) {
+    const Shape shape{kRows, kHeads, head_dim};
+    const int64_t row = kHeads * head_dim, count = kRows * row;
+    // q, k, v, d_o, then what is written: o, dq, dk, dv.
+    std::vector<OwnedTensor> t;
+    for (int i = 0; i < 8; ++i) t.emplace_back(gpu.ctx.device(), DType::kBF16, shape);
+    const OwnedTensor lse(gpu.ctx.device(), DType::kF32, {kHeads, kRows});
+    AttentionParams params;
+    params.softmax_scale = 0.1;
+    params.max_seqlen = kFirst;
+    const auto first_of_outputs = [&](float second) {
+      for (int i = 0; i < 4; ++i) {
+        std::vector<BFloat16> host;
+        for (int64_t k = 0; k < count; ++k) {
+          const auto x = static_cast<float>(
+              RandomNormal(7, static_cast<uint64_t>(i), static_cast<uint64_t>(k)));
+          host.push_back(ToBFloat16(k < kFirst * row ? x : second));
+        }
+        gpu.ctx.device().Copy(t[i]->data, host.data(), host.size() * 2, *gpu.stream);
+      }
+      AttentionForward(gpu.ctx, *t[0], *t[1], *t[2], *cu_seqlens, params, *t[4], *lse);
+      AttentionBackward(gpu.ctx, *t[3], *t[0], *t[1], *t[2], *t[4], *lse, *cu_seqlens, params,
+                        *t[5], *t[6], *t[7]);
+      std::vector<std::vector<uint16_t>> outputs;
+      for (int i = 4; i < 8; ++i) {
+        outputs.emplace_back(static_cast<size_t>(kFirst * row));
+        gpu.ctx.device().Copy(outputs.back().data(), t[i]->data, outputs.back().size() * 2,
+                              *gpu.stream);
+      }
+      gpu.stream->Synchronize();
+      return outputs;
+    };
+    CHECK(first_of_outputs(std::nanf("")) == first_of_outputs(0));
   }
 }
 
