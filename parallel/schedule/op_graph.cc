@@ -1,6 +1,7 @@
 #include "parallel/schedule/op_graph.h"
 
 #include <algorithm>
+#include <map>
 
 #include "core/base/check.h"
 
@@ -126,14 +127,41 @@ void OpGraph::AddEdge(int from_id, int to_id) {
   if (from != to && (list.empty() || list.back() != to)) list.push_back(to);
 }
 
+std::vector<OpGraph::Lane> OpGraph::LanesOf(int id) const {
+  const Lane compute = {-1, -1}, communication = {-2, -2};
+  const Op& op = index_.op(id);
+  if (!IsCommunication(op.kind)) return {compute};
+  if (options_.order == TransferOrder::kStrict) return {communication};
+  const std::vector<int>& ids = ops(NodeOf(id));
+  if (op.kind != OpKind::kReshardForward && op.kind != OpKind::kReshardBackward) {
+    const bool is_send = index_.op(ids[0]).kind == OpKind::kSendForward ||
+                         index_.op(ids[0]).kind == OpKind::kSendBackward;
+    const int a = index_.rank(ids[0]), b = index_.rank(ids[1]);
+    return {is_send ? Lane{a, b} : Lane{b, a}};
+  }
+  if (ids.size() == 1) return {compute};
+  const int mine = index_.rank(id);
+  const int llm = index_.rank(
+      index_.Find(OpKind::kForward, index_.schedule().llm().name, op.stage, op.micro_batch)[0]);
+  std::vector<Lane> lanes;
+  for (int other : ids) {
+    const int encoder = index_.rank(other);
+    if (encoder == llm || (mine != llm && mine != encoder)) continue;
+    lanes.push_back(op.kind == OpKind::kReshardForward ? Lane{encoder, llm} : Lane{llm, encoder});
+  }
+  return lanes;
+}
+
 void OpGraph::AddLaneEdges() {
   for (size_t r = 0; r < index_.schedule().ranks.size(); ++r) {
-    int last[2] = {-1, -1};
+    std::map<Lane, int> last;
     for (size_t i = 0; i < index_.schedule().ranks[r].size(); ++i) {
       const int id = index_.IdOf(static_cast<int>(r), static_cast<int>(i));
-      int& before = last[IsCommunication(index_.op(id).kind)];
-      if (before >= 0) AddEdge(before, id);
-      before = id;
+      for (const Lane& lane : LanesOf(id)) {
+        const auto [before, is_first] = last.emplace(lane, id);
+        if (!is_first) AddEdge(before->second, id);
+        before->second = id;
+      }
     }
   }
 }

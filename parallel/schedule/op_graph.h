@@ -1,24 +1,35 @@
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "parallel/schedule/op_index.h"
 
 namespace omnitrain {
 
+/// Which communication ops of a rank wait for each other.
+enum class TransferOrder {
+  /// Every launched one blocks all later ones of its rank: what a schedule must survive.
+  kStrict,
+  /// One blocks the later ones between the same two ranks in the same direction, as links of
+  /// communicators do; a RESHARD that stays on its rank is a copy in line with the compute ops.
+  kByLink,
+};
+
 struct OpGraphOptions {
   /// True: data goes from stage to stage, and from encoders to these LLM stages, without SEND, RECV
   /// and RESHARD, which must not be there. False: by them, wherever ranks differ.
   bool is_direct = false;
   std::vector<int> consumer_stages;
+  TransferOrder order = TransferOrder::kStrict;
 };
 
 /// What waits for what in a schedule. A node is one compute op, or all ops of one rendezvous: a
 /// SEND with its RECV, a RESHARD on all its ranks. Its edges are
 /// - data: F upwards through the stages, gradients downwards, W behind I, RESHARD between encoders
 ///   and the LLM;
-/// - order: on each rank, compute ops one after the other, and communication ops one after the
-///   other (a launched one blocks every later one); the two do not block each other.
+/// - order: on each rank, compute ops one after the other, and communication ops as options.order
+///   says; the two do not block each other.
 /// REDUCE_GRAD, STEP and FREE count as compute.
 /// Errors: kInternal, naming rank and op, where an op or its partner is missing.
 class OpGraph {
@@ -43,6 +54,10 @@ class OpGraph {
   void AddNode(std::vector<int> ids);
   void AddEdge(int from_id, int to_id);
   void AddLaneEdges();
+  /// What ops of a rank take in turn: its compute {-1, -1}, all its communication {-2, -2}, or a
+  /// link {from, to}.
+  using Lane = std::pair<int, int>;
+  std::vector<Lane> LanesOf(int id) const;
   void AddDataEdges(int id);
   /// From the stage next to that of `id` in the direction of its data.
   void AddStageEdges(int id, const std::vector<OpKind>& kinds, int neighbour, OpKind recv);

@@ -21,7 +21,7 @@ int64_t NominalCost(const Op& op, int /*rank*/) {
 
 namespace internal {
 
-// Every rank's two lanes are edges of the graph, so that the time of an op is the longest way to
+// Every rank's lanes are edges of the graph, so that the time of an op is the longest way to
 // it: one pass over the order does what a queue of events would.
 std::vector<SimulatedSpan> RunGraph(const OpIndex& index, const OpGraph& graph,
                                     const std::vector<int>& order, const OpCosts& costs) {
@@ -47,7 +47,9 @@ std::vector<SimulatedSpan> RunGraph(const OpIndex& index, const OpGraph& graph,
 
 Simulation Simulate(const Schedule& schedule, const OpCosts& costs) {
   const OpIndex index(schedule);
-  const OpGraph graph(index);
+  OpGraphOptions options;
+  options.order = TransferOrder::kByLink;
+  const OpGraph graph(index, options);
   const std::vector<SimulatedSpan> spans = internal::RunGraph(index, graph, graph.Order(), costs);
   Simulation simulation;
   for (const SimulatedSpan& span : spans) {

@@ -38,11 +38,11 @@ struct Simulation {
   std::vector<std::vector<SimulatedSpan>> spans;
 };
 
-/// When each op of the schedule runs. A rank does one compute op and one communication op at a
-/// time, each in list order; a rendezvous begins when all its ranks are there and its data is, and
-/// keeps them all. What is posted but waits costs nothing.
-/// Pure and deterministic.  Cost: linear in ops.
-/// Requires a schedule that passed Validate.  Errors: kInternal on a deadlock.
+/// When each op of the schedule runs. A rank does one compute op at a time, and a link from one
+/// rank to another one communication op, each in list order (TransferOrder::kByLink); a rendezvous
+/// begins when all its ranks are there and its data is, and keeps them all. What is posted but
+/// waits costs nothing. Pure and deterministic.  Cost: linear in ops. Requires a schedule that
+/// passed Validate.  Errors: kInternal on a deadlock.
 Simulation Simulate(const Schedule& schedule, const OpCosts& costs);
 
 namespace internal {
