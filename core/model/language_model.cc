@@ -308,20 +308,21 @@ void LanguageModel::Loss(Context& ctx, const LlmActivations& a, LossMode mode,
 }
 
 void LanguageModel::Forward(Context& ctx, const LlmActivations& a,
-                            const std::vector<Tensor>& features, LossMode mode,
-                            Tensor loss_sum) const {
+                            const std::vector<Tensor>& features, LossMode mode, Tensor loss_sum,
+                            const StackHooks& hooks) const {
   if (a.stage == 0) {
     Embed(ctx, a);
     if (a.num_item_rows > 0) {
       ScatterRows(ctx, features[0], a.item_rows, Write::kOverwrite, a.input());
     }
   }
-  StackHooks hooks;
-  hooks.after_forward = [&](int layer, const Tensor& out) {
+  StackHooks with_features = hooks;
+  with_features.after_forward = [&](int layer, const Tensor& out) {
     const size_t k = static_cast<size_t>(layer) + 1;
     if (a.num_item_rows > 0 && k < features.size()) {
       ScatterRows(ctx, features[k], a.item_rows, Write::kAccumulate, out);
     }
+    if (hooks.after_forward) hooks.after_forward(layer, out);
   };
   MoeInputs moe;
   moe.has_backward = mode == LossMode::kGradients;
@@ -331,7 +332,7 @@ void LanguageModel::Forward(Context& ctx, const LlmActivations& a,
     moe.balance = a.balance;
     moe.balance.loss_sum = loss_sum;
   }
-  stack_.Forward(ctx, a.sequence, LayersOf(a.stage).begin, a.stack, hooks, moe);
+  stack_.Forward(ctx, a.sequence, LayersOf(a.stage).begin, a.stack, with_features, moe);
   if (a.stage != place_.num_stages - 1) return;
   final_norm_.Forward(ctx, a.output(), a.hidden, a.final_norm);
   if (mode != LossMode::kNone) Loss(ctx, a, mode, loss_sum);
@@ -354,9 +355,7 @@ std::vector<LayerGradients> LanguageModel::CarveGradients(Carver& carver, const 
 void LanguageModel::Backward(Context& ctx, const LlmActivations& a,
                              const std::vector<LayerGradients>& grads, BackwardPart part,
                              const std::vector<Tensor>& d_features, Tensor d,
-                             const std::function<void(int)>& on_layer_done) const {
-  StackHooks hooks;
-  hooks.after_weight_grad = on_layer_done;
+                             const StackHooks& hooks) const {
   const int begin = LayersOf(a.stage).begin;
   if (part == BackwardPart::kWeight) {
     stack_.Backward(ctx, a.sequence, begin, a.stack, grads, part, hooks, d);
@@ -367,7 +366,9 @@ void LanguageModel::Backward(Context& ctx, const LlmActivations& a,
     final_norm_.Backward(ctx, place_.tp.size > 1 ? d : a.d_hidden, a.output(), a.final_norm,
                          Write::kOverwrite, d);
   }
-  hooks.before_backward = [&](int layer, const Tensor& dx) {
+  StackHooks with_features = hooks;
+  with_features.before_backward = [&](int layer, const Tensor& dx) {
+    if (hooks.before_backward) hooks.before_backward(layer, dx);
     const size_t k = static_cast<size_t>(layer) + 1;
     if (a.num_item_rows > 0 && k < d_features.size()) {
       GatherRows(ctx, dx, a.item_rows, Write::kOverwrite, d_features[k]);
@@ -375,7 +376,7 @@ void LanguageModel::Backward(Context& ctx, const LlmActivations& a,
   };
   MoeInputs moe;
   moe.balance = a.balance;
-  stack_.Backward(ctx, a.sequence, begin, a.stack, grads, part, hooks, d, moe);
+  stack_.Backward(ctx, a.sequence, begin, a.stack, grads, part, with_features, d, moe);
   if (a.stage != 0) return;
   if (a.num_item_rows > 0 && !d_features.empty()) {
     GatherRows(ctx, d, a.item_rows, Write::kOverwrite, d_features[0]);

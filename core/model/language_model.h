@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <vector>
 
 #include "core/model/config.h"
@@ -95,9 +94,9 @@ class LanguageModel {
   /// output_router_logits, while a held-out loss is that of the tokens alone. Without kGradients no
   /// Backward can follow: what sparse layers took of the pool is given back.
   /// features[k] [Nl, D]: in the order of ItemsAt; those that the stage does not take may be
-  /// absent.
+  /// absent. `hooks`, here and below: the caller's, beside the model's own.
   void Forward(Context& ctx, const LlmActivations& acts, const std::vector<Tensor>& features,
-               LossMode mode, Tensor loss_sum) const;
+               LossMode mode, Tensor loss_sum, const StackHooks& hooks = {}) const;
 
   /// One set of temporaries for kBoth; for kInput a set per layer, which kWeight needs later.
   std::vector<LayerGradients> CarveGradients(Carver& carver, const MicroBatch& batch, int stage,
@@ -105,11 +104,10 @@ class LanguageModel {
   /// kBoth, or first kInput and later kWeight, which makes the weight gradients of the layers
   /// alone. d [Tl, D]: the gradient at the stage's output, which the last stage makes itself,
   /// becomes the one at its input. Writes d_features[k] [Nl, D] of the features that the stage
-  /// takes. Gradients are of the loss sum, unscaled. `on_layer_done`: see
-  /// StackHooks::after_weight_grad.
+  /// takes. Gradients are of the loss sum, unscaled.
   void Backward(Context& ctx, const LlmActivations& acts, const std::vector<LayerGradients>& grads,
                 BackwardPart part, const std::vector<Tensor>& d_features, Tensor d,
-                const std::function<void(int)>& on_layer_done = nullptr) const;
+                const StackHooks& hooks = {}) const;
 
   /// logits [R, vocab().count] of rows [begin, begin + R) of the Tc rows of this rank's cp place
   /// (ContextRowsAt), after a forward of the last stage in any mode. The whole logits are the tp

@@ -445,6 +445,7 @@ void TransformerStack::Forward(Context& ctx, const SequenceInputs& inputs, int b
   const int n = static_cast<int>(acts.layers.size());
   for (int i = 0; i < n; ++i) {
     const Tensor& out = i + 1 < n ? acts.layers[i + 1].x : acts.out;
+    if (hooks.before_forward) hooks.before_forward(begin + i);
     LayerForward(ctx, inputs, acts, layers_[begin + i], acts.layers[i], moe, out);
     if (hooks.after_forward) hooks.after_forward(begin + i, out);
   }

@@ -143,12 +143,15 @@ struct MoeInputs {
   bool has_backward = true;  // false: a layer's pooled memory goes back with the layer
 };
 
-/// Taps and injections. Called with layer indices of the whole stack.
+/// Taps and injections, and what keeps parameters elsewhere. Called with layer indices of the whole
+/// stack.
 struct StackHooks {
+  /// Before a layer's forward: from here on its values are read.
+  std::function<void(int layer)> before_forward;
   /// After a layer wrote its output x [Tl, D]: read it (tap) or add to it (injection).
   std::function<void(int layer, const Tensor& x)> after_forward;
   /// Before a layer's backward, with dx [Tl, D] at its output: add a tap's gradient or read an
-  /// injection's.
+  /// injection's. From here on its values are read and its gradients added.
   std::function<void(int layer, const Tensor& dx)> before_backward;
   /// After the last of a layer's gradients was added: kBoth or kWeight.
   std::function<void(int layer)> after_weight_grad;

@@ -8,6 +8,18 @@
 #include "kernels/reduce/reduce.h"
 
 namespace omnitrain {
+namespace {
+
+/// Of sharded layers, what this rank keeps.
+int64_t NumTrainedShardElements(const ParamStore& params) {
+  int64_t elements = 0;
+  for (const ShardedLayer& layer : params.sharded_layers()) {
+    for (const ParamBucket& bucket : layer.buckets) elements += bucket.size / bucket.num_shards;
+  }
+  return params.are_sharded_layers_trained() ? elements : 0;
+}
+
+}  // namespace
 
 SharingGroups SharingGroups::AllOver(Communicator& world) {
   SharingGroups groups;
@@ -32,6 +44,12 @@ std::array<int, kNumParamSharings> SharingGroups::Sizes() const {
   return sizes;
 }
 
+std::array<int, kNumParamSharings> SharingGroups::Places() const {
+  std::array<int, kNumParamSharings> places;
+  for (int i = 0; i < kNumParamSharings; ++i) places[i] = RankIn(static_cast<ParamSharing>(i));
+  return places;
+}
+
 ShardedAdamW::ShardedAdamW(Context& ctx, ParamStore& params, const SharingGroups& groups,
                            const AdamWConfig& config)
     : params_(params), groups_(groups), config_(config) {
@@ -46,6 +64,7 @@ ShardedAdamW::ShardedAdamW(Context& ctx, ParamStore& params, const SharingGroups
     elements += bucket.size / num_shards;
     if (num_shards > 1) reduced_elements += bucket.size / num_shards;
   }
+  elements += NumTrainedShardElements(params);
   Device& device = ctx.device();
   shard_grads_ = OwnedTensor(device, state, {reduced_elements});
   if (has_masters_) masters_ = OwnedTensor(device, state, {elements});
@@ -57,7 +76,7 @@ ShardedAdamW::ShardedAdamW(Context& ctx, ParamStore& params, const SharingGroups
     Zero(ctx, *v_);
   }
 
-  int64_t used = 0, reduced_used = 0;
+  Cursor cursor;
   for (const ParamBucket& bucket : params.buckets()) {
     const int num_shards = groups.SizeOf(bucket.sharing);
     const int64_t count = bucket.size / num_shards, offset = count * groups.RankIn(bucket.sharing);
@@ -65,28 +84,43 @@ ShardedAdamW::ShardedAdamW(Context& ctx, ParamStore& params, const SharingGroups
     shard.values = params.bucket_values(bucket).Rows(offset, count);
     shard.grads = params.bucket_grads(bucket);
     if (num_shards > 1) {
-      shard.grads = shard_grads_->Rows(reduced_used, count);
-      reduced_used += count;
+      shard.grads = shard_grads_->Rows(cursor.grads, count);
+      cursor.grads += count;
     }
-    shard.master = has_masters_ ? masters_->Rows(used, count) : shard.values;
-    shard.m = m_->Rows(used, count);
-    shard.v = v_->Rows(used, count);
-    if (has_masters_) Cast(ctx, shard.values, shard.master);
-    used += count;
-
-    const int64_t shard_begin = bucket.begin + offset, shard_end = shard_begin + count;
-    for (ParamId id : bucket.params) {
-      const int64_t param_begin = params.flat_begin(id);
-      const int64_t begin = std::max(param_begin, shard_begin);
-      const int64_t end = std::min(param_begin + params.spec(id).shape.num_elements(), shard_end);
-      if (begin >= end) continue;
-      const auto piece = [&](const Tensor& t) { return t.Rows(begin - shard_begin, end - begin); };
-      owned_.push_back({id, begin - param_begin, end - param_begin, piece(shard.master),
-                        piece(shard.m), piece(shard.v), piece(shard.grads)});
-      owned_values_.push_back(piece(shard.values));
-    }
-    shards_.push_back(shard);
+    AddShard(ctx, bucket, offset, shard, &cursor);
   }
+  if (!params.are_sharded_layers_trained()) return;
+  for (const ShardedLayer& layer : params.sharded_layers()) {
+    for (const ParamBucket& bucket : layer.buckets) {
+      Shard shard;
+      shard.values = params.shard_values(bucket);
+      shard.grads = params.shard_grads(bucket);
+      AddShard(ctx, bucket, params.shard_offset(bucket), shard, &cursor);
+    }
+  }
+}
+
+void ShardedAdamW::AddShard(Context& ctx, const ParamBucket& bucket, int64_t offset, Shard shard,
+                            Cursor* cursor) {
+  const int64_t count = shard.values.rows();
+  shard.master = has_masters_ ? masters_->Rows(cursor->state, count) : shard.values;
+  shard.m = m_->Rows(cursor->state, count);
+  shard.v = v_->Rows(cursor->state, count);
+  if (has_masters_) Cast(ctx, shard.values, shard.master);
+  cursor->state += count;
+
+  const int64_t shard_begin = bucket.begin + offset, shard_end = shard_begin + count;
+  for (ParamId id : bucket.params) {
+    const int64_t param_begin = params_.flat_begin(id);
+    const int64_t begin = std::max(param_begin, shard_begin);
+    const int64_t end = std::min(param_begin + params_.spec(id).shape.num_elements(), shard_end);
+    if (begin >= end) continue;
+    const auto piece = [&](const Tensor& t) { return t.Rows(begin - shard_begin, end - begin); };
+    owned_.push_back({id, begin - param_begin, end - param_begin, piece(shard.master),
+                      piece(shard.m), piece(shard.v), piece(shard.grads)});
+    owned_values_.push_back(piece(shard.values));
+  }
+  shards_.push_back(shard);
 }
 
 Communicator* ShardedAdamW::GroupOf(const ParamBucket& bucket) const {
@@ -141,7 +175,7 @@ void ShardedAdamW::Update(Context& ctx, int64_t step, double lr, double grad_sca
 }
 
 void ShardedAdamW::StartGather(Context& ctx) {
-  for (size_t b = 0; b < shards_.size(); ++b) {
+  for (size_t b = 0; b < params_.buckets().size(); ++b) {
     const ParamBucket& bucket = params_.buckets()[b];
     Communicator* group = GroupOf(bucket);
     gathers_.push_back(
@@ -181,6 +215,7 @@ int64_t ShardedAdamW::StateBytes(const ParamStore& params,
     const int n = num_shards[static_cast<size_t>(bucket.sharing)];
     elements += bucket.size / n * (num_kept + (n > 1 ? 1 : 0));
   }
+  elements += NumTrainedShardElements(params) * num_kept;
   return elements * static_cast<int64_t>(DTypeBytes(params.grad_dtype()));
 }
 

@@ -29,8 +29,9 @@ struct SharingGroups {
   /// Ranks of a class's group, and this rank's place among them.
   int SizeOf(ParamSharing sharing) const;
   int RankIn(ParamSharing sharing) const;
-  /// What ParamStore::AllocateOptions wants.
+  /// What ParamStore::AllocateOptions wants: num_shards and shard_idx.
   std::array<int, kNumParamSharings> Sizes() const;
+  std::array<int, kNumParamSharings> Places() const;
 };
 
 /// A piece of a parameter whose optimizer state lives on this rank: elements [begin, end) of it,
@@ -46,6 +47,8 @@ struct OwnedRange {
 /// Each bucket of the ParamStore is cut into as many equal shards as its class has ranks; a rank
 /// reduces, updates and hands out its own. Master weights are the values themselves where the
 /// compute dtype is f32 or f64.
+/// Of sharded layers it updates what the ParamStore keeps: their gradients are reduced and their
+/// values gathered while a step runs (LayerSlots), not here.
 /// Collective: all ranks of the world make the same calls. Calls of different groups interleave in
 /// the order of buckets, last to first when reducing and first to last when gathering, which is the
 /// same on all ranks of a pipeline stage as they declare the same parameters of the same sizes.
@@ -102,6 +105,13 @@ class ShardedAdamW {
     Tensor grads;   // its reduced gradients
     Tensor master, m, v;
   };
+  /// Where the next shard's state and, if it has to be reduced, gradients go.
+  struct Cursor {
+    int64_t state = 0, grads = 0;
+  };
+  /// The state of a shard, which begins at element `offset` of its bucket.
+  void AddShard(Context& ctx, const ParamBucket& bucket, int64_t offset, Shard shard,
+                Cursor* cursor);
   /// Of a bucket; absent: this rank alone.
   Communicator* GroupOf(const ParamBucket& bucket) const;
   /// Starts handing out this rank's values of every bucket that has other holders.
@@ -112,7 +122,7 @@ class ShardedAdamW {
   AdamWConfig config_;
   bool has_masters_ = false;  // apart from the values
   OwnedTensor shard_grads_, masters_, m_, v_, sum_;
-  std::vector<Shard> shards_;  // per bucket
+  std::vector<Shard> shards_;  // per bucket, those of sharded layers last
   std::vector<OwnedRange> owned_;
   std::vector<Tensor> owned_values_;  // per range
   std::vector<CommHandle> reduces_;

@@ -34,6 +34,7 @@ namespace {
 
 constexpr IntRange kCount{0};
 constexpr IntRange kPositive{1};
+constexpr IntRange kZeroStage{1, 3};
 constexpr RealRange kNonNegative{0};
 constexpr RealRange kAboveZero{0, std::numeric_limits<double>::infinity(),
                                RealRange::Ends::kOpenMin};
@@ -72,6 +73,9 @@ void VisitParallel(FieldVisitor& v, ParallelSpec* s) {
   v.Integer("pp", &s->llm.pp, kPositive, "pipeline stages");
   v.Integer("vpp", &s->llm.vpp, kPositive, "chunks of layers on each pipeline rank");
   v.Integer("ep", &s->llm.ep, kPositive, "expert parallel: ranks that share the experts");
+  v.Integer("zero_stage", &s->llm.zero_stage, kZeroStage,
+            "1: optimizer state is divided over data parallel ranks; 3: weights and gradients of "
+            "layers too, gathered while they are used");
   v.Choice("schedule", &s->llm.schedule, "order of micro-batches in the pipeline");
   v.Ints("stage_layers", &s->llm.stage_layers, kPositive,
          "layers of each of the pp * vpp stages; empty: as even as can be");

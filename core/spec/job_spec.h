@@ -55,8 +55,9 @@ struct LlmParallelSpec {
   CpMethod cp_method = CpMethod::kAuto;
   std::optional<int> dp;  // absent: world / (tp * cp * pp)
   int pp = 1;
-  int vpp = 1;  // chunks per pipeline rank
-  int ep = 1;   // a view over dp x cp x tp
+  int vpp = 1;         // chunks per pipeline rank
+  int ep = 1;          // a view over dp x cp x tp
+  int zero_stage = 1;  // 3: layers are sharded too, not their optimizer state alone
   PipelineSchedule schedule = PipelineSchedule::kAuto;
   std::vector<int64_t> stage_layers;  // of each of the pp * vpp stages; empty: even
 };

@@ -186,6 +186,13 @@ void RefuseUnsupported(const JobSpec& s) {
   p.Unless(!RecomputesByHand(s.train) || s.parallel.llm.schedule != PipelineSchedule::kZeroBubble,
            "train.recompute", "{} needs a backward in one piece, which zero_bubble splits",
            Name(s.train.recompute));
+  const LlmParallelSpec& llm = s.parallel.llm;
+  only(llm.zero_stage != 2, "parallel.llm.zero_stage", "1 or 3");
+  p.Unless(llm.zero_stage != 3 || (llm.pp == 1 && llm.vpp == 1), "parallel.llm.zero_stage",
+           "3 needs pp=1, which is {}", llm.pp);
+  p.Unless(llm.zero_stage != 3 || llm.schedule != PipelineSchedule::kZeroBubble,
+           "parallel.llm.zero_stage",
+           "3 needs a backward in one piece, which schedule zero_bubble splits");
   only(s.plan.costs == PlanCosts::kFlops, "plan.costs", "flops");
   only(s.metrics.tensorboard.empty(), "metrics.tensorboard", "null");
   only(s.metrics.trace_steps.empty(), "metrics.trace_steps", "null");

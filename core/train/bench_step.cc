@@ -269,9 +269,9 @@ Json RunStepBench(const JobRuntime& runtime, const JobSpec& spec, const StepBenc
   Communicator& world = *runtime.world;
   const LayoutGroups groups(runtime, spec, bench.model.text);
   MultimodalModel model(bench.model, groups.place());
-  ParamStore::AllocateOptions allocate;
+  ParamStore::AllocateOptions allocate =
+      ParamLayoutOf(spec, groups.sharing().Sizes(), groups.sharing().Places());
   allocate.dtype = bench.dtype;
-  allocate.num_shards = groups.sharing().Sizes();
   model.params().Allocate(ctx.device(), allocate);
   model.params().Initialize(1, bench.model.text.initializer_range, ctx.stream());
   AdamWConfig config;
@@ -324,6 +324,7 @@ Json RunStepBench(const JobRuntime& runtime, const JobSpec& spec, const StepBenc
       {"device", ctx.device().Describe()},
       {"world", world.size()},
       {"layout", runtime.layout.ToString()},
+      {"zero_stage", spec.parallel.llm.zero_stage},
       {"dtype", DTypeName(bench.dtype)},
       {"parameters", MultimodalModel(bench.model).params().num_elements()},
       {"tokens_per_step", rows},

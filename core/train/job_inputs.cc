@@ -4,7 +4,6 @@
 #include <filesystem>
 
 #include "core/base/json.h"
-#include "core/train/compute_dtype.h"
 
 namespace omnitrain {
 namespace {
@@ -142,17 +141,6 @@ LoaderOptions JobInputs::LoaderFor(const JobSpec& spec, int64_t first_index, int
   options.max_bad_fraction = spec.data.max_bad_fraction;
   options.workers = spec.data.workers;
   options.prefetch_steps = spec.data.prefetch_steps;
-  return options;
-}
-
-ParamStore::AllocateOptions ParamLayoutOf(const JobSpec& spec,
-                                          const std::array<int, kNumParamSharings>& num_shards) {
-  ParamStore::AllocateOptions options;
-  options.dtype = ComputeDType(spec.precision);
-  options.num_shards = num_shards;
-  options.frozen[static_cast<int>(ParamGroup::kVision)] = spec.train.vision.freeze;
-  options.frozen[static_cast<int>(ParamGroup::kProjector)] = spec.train.projector.freeze;
-  options.frozen[static_cast<int>(ParamGroup::kLlm)] = spec.train.llm.freeze;
   return options;
 }
 

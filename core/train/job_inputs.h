@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "core/model/config.h"
-#include "core/model/param_store.h"
 #include "core/spec/job_spec.h"
 #include "data/batch/sample.h"
 #include "data/loader/loader.h"
@@ -32,10 +31,6 @@ ModelConfig OpenModelConfig(const JobSpec& spec);
 
 /// Errors: kSpec, kData or kCheckpoint, naming the key or file.
 JobInputs OpenInputs(const JobSpec& spec);
-
-/// How a spec stores parameters: dtype, frozen groups, shards.
-ParamStore::AllocateOptions ParamLayoutOf(const JobSpec& spec,
-                                          const std::array<int, kNumParamSharings>& num_shards);
 
 /// Writes config.json, the tokenizer and preprocessor_config.json of the run's model to `dir`: with
 /// weights beside them it is a Hugging Face directory.

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "core/model/check_place.h"
+#include "core/train/compute_dtype.h"
 
 namespace omnitrain {
 namespace {
@@ -163,6 +164,20 @@ std::array<int, kNumParamSharings> SharingSizes(const ParallelLayout& layout, in
   return sizes;
 }
 
+ParamStore::AllocateOptions ParamLayoutOf(const JobSpec& spec,
+                                          const std::array<int, kNumParamSharings>& num_shards,
+                                          const std::array<int, kNumParamSharings>& shard_idx) {
+  ParamStore::AllocateOptions options;
+  options.dtype = ComputeDType(spec.precision);
+  options.num_shards = num_shards;
+  options.shard_idx = shard_idx;
+  if (spec.parallel.llm.zero_stage == 3) options.sharded_stack = "llm";
+  options.frozen[static_cast<int>(ParamGroup::kVision)] = spec.train.vision.freeze;
+  options.frozen[static_cast<int>(ParamGroup::kProjector)] = spec.train.projector.freeze;
+  options.frozen[static_cast<int>(ParamGroup::kLlm)] = spec.train.llm.freeze;
+  return options;
+}
+
 Communicator* LayoutGroups::Make(const NewGroup& new_group, const std::string& name,
                                  const std::vector<int>& ranks, bool has_messages) {
   if (ranks.size() == 1) return nullptr;
@@ -213,10 +228,12 @@ LayoutGroups::LayoutGroups(const JobRuntime& runtime, const JobSpec& spec, const
     sharing_.of_class[static_cast<size_t>(i)] = group;
   }
   sharing_.world = runtime.world;
+  replica_.sharing = sharing_;
   replica_idx_ = layout.ReplicaOf(rank);
   num_replicas_ = layout.num_replicas();
   leads_replica_ = layout.ReplicaRanks(rank).front() == rank;
-  runs_alone_ = layout.ReplicaRanks(rank).size() == 1 && layout.ep() == 1;
+  const bool shares_layers = spec.parallel.llm.zero_stage == 3 && runtime.world->size() > 1;
+  runs_alone_ = layout.ReplicaRanks(rank).size() == 1 && layout.ep() == 1 && !shares_layers;
 }
 
 }  // namespace omnitrain

@@ -48,6 +48,12 @@ std::vector<int> SharingRanks(const ParallelLayout& layout, int rank, ParamShari
 std::array<int, kNumParamSharings> SharingSizes(const ParallelLayout& layout, int rank,
                                                 int num_kv_heads);
 
+/// How a spec stores parameters: dtype, frozen groups, and over how many ranks of each class, of
+/// which this is which.
+ParamStore::AllocateOptions ParamLayoutOf(const JobSpec& spec,
+                                          const std::array<int, kNumParamSharings>& num_shards,
+                                          const std::array<int, kNumParamSharings>& shard_idx = {});
+
 /// The groups of one layout, and this rank's place in them. Outlives what uses them.
 class LayoutGroups {
  public:

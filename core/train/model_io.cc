@@ -66,24 +66,32 @@ void Transpose(const char* in, int64_t rows, int64_t columns, char* out) {
   }
 }
 
-// The experts that a part names, of which each is stored transposed.
+// Elements [begin, end) of the experts that a part names, of which each is stored transposed.
 void ReadTransposed(const HfDirectory& directory, const std::string& name, const HfPart& part,
-                    DType dtype, char* out) {
+                    int64_t begin, int64_t end, DType dtype, char* out) {
   const int64_t rows = part.shape[2], columns = part.shape[1];  // as stored
-  std::vector<char> stored(static_cast<size_t>(rows * columns) * DTypeBytes(dtype));
-  for (int64_t e = part.first_row; e < part.first_row + part.num_rows; ++e) {
-    directory.ReadAs(name, dtype, stored.data(), e * rows * columns, rows * columns);
-    switch (DTypeBytes(dtype)) {
+  const int64_t expert_elements = rows * columns;
+  const size_t element_bytes = DTypeBytes(dtype);
+  std::vector<char> stored(static_cast<size_t>(expert_elements) * element_bytes), turned(stored);
+  for (int64_t at = begin; at < end;) {
+    const int64_t e = at / expert_elements, first = at % expert_elements;
+    const int64_t count = std::min(expert_elements - first, end - at);
+    directory.ReadAs(name, dtype, stored.data(), (part.first_row + e) * expert_elements,
+                     expert_elements);
+    switch (element_bytes) {
       case 2:
-        Transpose<uint16_t>(stored.data(), rows, columns, out);
+        Transpose<uint16_t>(stored.data(), rows, columns, turned.data());
         break;
       case 4:
-        Transpose<uint32_t>(stored.data(), rows, columns, out);
+        Transpose<uint32_t>(stored.data(), rows, columns, turned.data());
         break;
       default:
-        Transpose<uint64_t>(stored.data(), rows, columns, out);
+        Transpose<uint64_t>(stored.data(), rows, columns, turned.data());
     }
-    out += stored.size();
+    std::copy_n(turned.begin() + first * static_cast<int64_t>(element_bytes),
+                count * static_cast<int64_t>(element_bytes), out);
+    out += static_cast<size_t>(count) * element_bytes;
+    at += count;
   }
 }
 
@@ -118,28 +126,37 @@ std::set<std::string> LoadParams(Context& ctx, const HfDirectory& directory,
   std::set<std::string> used;
   std::vector<char> host;
   for (ParamId id = 0; id < params.num_params(); ++id) {
-    const Tensor& value = params.value(id);
     const ParamSpec& spec = params.spec(id);
-    host.resize(static_cast<size_t>(value.num_bytes()));
-    for (const StoredPiece& piece : StoredPieces(spec)) {
-      const HfPart& part = *piece.part;
+    const int64_t columns = spec.shape.row_elements();
+    // Of a shard too, all that it is cut from has to be there.
+    for (const HfPart& part : spec.hf_parts) {
       const std::string name = FindHfName(directory, part.name);
       OT_REQUIRE(!name.empty(), ErrorCode::kCheckpoint, "{}: no tensor '{}' of shape {}",
                  directory.path(), part.name, ShapeText(part.shape));
       used.insert(name);
-      char* out = host.data() + static_cast<size_t>(piece.begin) * DTypeBytes(value.dtype);
+      const bool is_transposed = are_experts_transposed && IsExperts(part);
+      directory.RequireShape(name, is_transposed ? Transposed(part.shape) : part.shape);
+      OT_CHECK(
+          !is_transposed || (part.first_column == 0 && columns == part.shape[1] * part.shape[2]),
+          "{}: part of an expert", spec.name);
+    }
+    const ParamStore::Kept kept = params.kept(id);
+    if (!kept.values) continue;
+    host.resize(static_cast<size_t>(kept.values.num_bytes()));
+    const DType dtype = kept.values.dtype;
+    for (const StoredPiece& piece :
+         StoredPieces(spec, kept.begin, kept.begin + kept.values.num_elements())) {
+      const HfPart& part = *piece.part;
+      const std::string name = FindHfName(directory, part.name);
+      char* out = host.data() + static_cast<size_t>(piece.begin - kept.begin) * DTypeBytes(dtype);
       if (are_experts_transposed && IsExperts(part)) {
-        directory.RequireShape(name, Transposed(part.shape));
-        OT_CHECK(
-            part.first_column == 0 && spec.shape.row_elements() == part.shape[1] * part.shape[2],
-            "{}: part of an expert", spec.name);
-        ReadTransposed(directory, name, part, value.dtype, out);
+        const int64_t first = part.row_begin * columns;
+        ReadTransposed(directory, name, part, piece.begin - first, piece.end - first, dtype, out);
       } else {
-        directory.RequireShape(name, part.shape);
-        ReadRuns(directory, name, piece.runs, value.dtype, out);
+        ReadRuns(directory, name, piece.runs, dtype, out);
       }
     }
-    ctx.device().Copy(value.data, host.data(), host.size(), ctx.stream());
+    ctx.device().Copy(kept.values.data, host.data(), host.size(), ctx.stream());
     ctx.stream().Synchronize();
   }
   return used;

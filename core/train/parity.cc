@@ -9,7 +9,6 @@
 #include "core/base/log.h"
 #include "core/checkpoint/hf_directory.h"
 #include "core/model/multimodal_model.h"
-#include "core/train/compute_dtype.h"
 #include "core/train/gather_gradients.h"
 #include "core/train/model_io.h"
 #include "core/train/parity_batch.h"
@@ -49,7 +48,7 @@ class ParityRun {
       : ctx_(*runtime.ctx),
         world_(*runtime.world),
         options_(options),
-        precision_(spec.precision),
+        spec_(spec),
         config_(LoadModelConfig(options.model)),
         groups_(runtime, spec, config_.text),
         samples_(ReadParityBatch(options.batch, config_)),
@@ -128,10 +127,9 @@ class ParityRun {
   // A fresh model with the weights of the directory.
   void Load() {
     model_ = std::make_unique<MultimodalModel>(config_, groups_.place());
-    ParamStore::AllocateOptions allocate;
-    allocate.dtype = ComputeDType(precision_);
-    allocate.num_shards = groups_.sharing().Sizes();
-    model_->params().Allocate(ctx_.device(), allocate);
+    const SharingGroups& sharing = groups_.sharing();
+    model_->params().Allocate(ctx_.device(),
+                              ParamLayoutOf(spec_, sharing.Sizes(), sharing.Places()));
     LoadWeights(ctx_, HfDirectory::Open(options_.model), *model_);
   }
 
@@ -221,7 +219,7 @@ class ParityRun {
   Context& ctx_;
   Communicator& world_;
   const ParityOptions& options_;
-  Precision precision_;
+  const JobSpec& spec_;
   ModelConfig config_;
   LayoutGroups groups_;
   std::vector<ParitySample> samples_;

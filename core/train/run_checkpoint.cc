@@ -45,14 +45,21 @@ void ReadInto(Context& ctx, const CheckpointReader& reader, const std::string& d
   ctx.stream().Synchronize();
 }
 
+void ReadKept(Context& ctx, const CheckpointReader& reader, const std::string& directory,
+              const ParamStore& params, ParamId id,
+              const std::function<std::string(const std::string&)>& name_of) {
+  const ParamStore::Kept kept = params.kept(id);
+  if (!kept.values) return;
+  ReadInto(ctx, reader, directory, params.spec(id), kept.begin, name_of, kept.values);
+}
+
 void RestoreFrozen(Context& ctx, const CheckpointReader& reader, const std::string& directory,
                    ParamStore& params) {
   const auto name_of = [&](const std::string& name) {
     return NameOfValue(reader, kFrozen, kMaster, name);
   };
   for (ParamId id = 0; id < params.num_params(); ++id) {
-    if (!params.is_frozen(id)) continue;
-    ReadInto(ctx, reader, directory, params.spec(id), 0, name_of, params.value(id));
+    if (params.is_frozen(id)) ReadKept(ctx, reader, directory, params, id, name_of);
   }
 }
 
@@ -104,8 +111,10 @@ void RunCheckpoints::Start(int64_t step, const ParamStore& params, const Sharded
   }
   for (ParamId id = 0; id < params.num_params(); ++id) {
     const ParamSpec& spec = params.spec(id);
-    if (!params.is_frozen(id) || optimizer.groups().RankIn(spec.sharing) != 0) continue;
-    add(kFrozen, spec, 0, params.value(id));
+    if (!params.is_frozen(id)) continue;
+    const ParamStore::Kept kept = params.kept(id);
+    const bool is_mine = params.is_sharded(id) || optimizer.groups().RankIn(spec.sharing) == 0;
+    if (is_mine && kept.values) add(kFrozen, spec, kept.begin, kept.values);
   }
   ctx_.stream().Synchronize();
 
@@ -196,8 +205,7 @@ Json RestoreValues(Context& ctx, const std::string& directory, ParamStore& param
     return NameOfValue(reader, kMaster, kFrozen, name);
   };
   for (ParamId id = 0; id < params.num_params(); ++id) {
-    if (params.is_frozen(id)) continue;
-    ReadInto(ctx, reader, directory, params.spec(id), 0, name_of, params.value(id));
+    if (!params.is_frozen(id)) ReadKept(ctx, reader, directory, params, id, name_of);
   }
   RestoreFrozen(ctx, reader, directory, params);
   return Json::parse(reader.state());

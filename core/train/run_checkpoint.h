@@ -15,9 +15,9 @@ namespace omnitrain {
 /// Saves and restores a run: master weights and both moments, frozen parameters, and the trainer's
 /// state. Elements are named by Hugging Face tensor and place in it ("master/NAME", "exp_avg/NAME",
 /// "exp_avg_sq/NAME", "frozen/NAME"), so that what one layout saved any other restores. Of frozen
-/// parameters the first of the ranks that share one writes it. Files are written in the background
-/// from a snapshot; communication stays on the calling thread. Collective over `world`: all ranks
-/// make the same calls.
+/// parameters the first of the ranks that share one writes it, or each its shard. Files are written
+/// in the background from a snapshot; communication stays on the calling thread. Collective over
+/// `world`: all ranks make the same calls.
 class RunCheckpoints {
  public:
   struct Options {

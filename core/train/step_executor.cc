@@ -23,30 +23,6 @@ bool IsInputGradient(OpKind kind) {
 // frozen one has.
 bool MayEndGradients(OpKind kind) { return IsInputGradient(kind) || kind == OpKind::kWeightGrad; }
 
-bool AllFinite(Context& ctx, const Tensor& t) {
-  std::vector<char> host(static_cast<size_t>(t.num_bytes()));
-  ctx.device().Copy(host.data(), t.data, host.size(), ctx.stream());
-  ctx.stream().Synchronize();
-  bool finite = true;
-  const auto look = [&](auto value) {
-    using T = decltype(value);
-    const T* x = reinterpret_cast<const T*>(host.data());
-    for (int64_t i = 0; i < t.num_elements() && finite; ++i) {
-      if constexpr (std::is_same_v<T, BFloat16>) {
-        finite = std::isfinite(ToFloat(x[i]));
-      } else {
-        finite = std::isfinite(x[i]);
-      }
-    }
-  };
-  if (t.dtype == DType::kBF16) {
-    look(BFloat16{});
-  } else {
-    DispatchReal(t.dtype, look);
-  }
-  return finite;
-}
-
 // What each rank sends and receives of one feature, in bytes.
 std::pair<std::vector<int64_t>, std::vector<int64_t>> ExchangeBytes(const RowExchange& exchange,
                                                                     const Tensor& rows) {
@@ -97,6 +73,9 @@ Carver StepExecutor::Scratch() const {
 void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, SchedulePurpose purpose) {
   batches_ = &batches;
   loss_mode_ = purpose == SchedulePurpose::kTrain ? LossMode::kGradients : LossMode::kLoss;
+  if (layer_slots_ == nullptr && !model_.params().sharded_layers().empty()) {
+    layer_slots_ = std::make_unique<LayerSlots>(ctx_, model_.params(), groups_.sharing);
+  }
   plan_ = std::make_unique<StepPlan>(PlanFor(batches, purpose));
   if (plan_->arena_bytes > arena_.bytes()) {
     ctx_.stream().Synchronize();
@@ -119,9 +98,11 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
   trace_.clear();
   receives_.clear();
   position_ = 0;
+  if (layer_slots_) layer_slots_->Begin(ctx_);  // beside the encoder
   ExecuteOptions options;
   options.on_span = [this](const OpSpan& span) { trace_.push_back(span); };
   Execute(*plan_->schedule, groups_.shape.pp_rank, *this, options);
+  if (layer_slots_) layer_slots_->End(ctx_);
   AwaitSends(std::numeric_limits<int>::max());
   OT_CHECK(receives_.empty(), "{} messages that no op waited for", receives_.size());
 }
@@ -190,6 +171,7 @@ void StepExecutor::Run(const Op& op) {
     case OpKind::kReduceGrad:
       for (int b; (b = reduce_ahead_->TakeRest()) >= 0;) optimizer_->StartReduce(ctx_, b);
       optimizer_->FinishReduce(ctx_);
+      if (layer_slots_) layer_slots_->End(ctx_);
       break;
     case OpKind::kStep:
       if (params_ != nullptr) FinishStep();
@@ -308,7 +290,7 @@ void StepExecutor::StageForward(const Op& op) {
   AwaitReceives(OpKind::kReshardForward, op.micro_batch, op.stage);
   BeginOp();
   model_.llm().Forward(ctx_, acts, stage.injected.features, loss_mode_,
-                       loss_sums_->Rows(op.micro_batch, 1));
+                       loss_sums_->Rows(op.micro_batch, 1), LlmHooks(/*is_last=*/false));
   if (observer_) observer_({op.micro_batch, &acts, nullptr, nullptr});
 }
 
@@ -445,16 +427,29 @@ void StepExecutor::StageBackward(const Op& op) {
     BeginOp();
   }
   model_.llm().Backward(ctx_, stage.llm, stage.grads, part, stage.injected_grads.features, stage.d,
-                        [&](int layer) {
-                          if (!is_last) return;
-                          reduce_ahead_->MarkLayer("llm", layer);
-                          StartReadyReduces();
-                        });
+                        LlmHooks(is_last));
   if (!is_last) return;
   num_stages_done_ += 1;
   if (num_stages_done_ == static_cast<int>(model_.llm().place().stages.size())) {
     reduce_ahead_->MarkGroup(ParamGroup::kLlm);
   }
+}
+
+StackHooks StepExecutor::LlmHooks(bool is_last) {
+  StackHooks hooks;
+  if (layer_slots_) {
+    hooks.before_forward = [this](int layer) { layer_slots_->BeforeForward(ctx_, layer); };
+    hooks.before_backward = [this](int layer, const Tensor&) {
+      layer_slots_->BeforeBackward(ctx_, layer);
+    };
+  }
+  hooks.after_weight_grad = [this, is_last](int layer) {
+    if (layer_slots_) layer_slots_->AfterWeightGrad(ctx_, layer);
+    if (!is_last) return;
+    reduce_ahead_->MarkLayer("llm", layer);
+    StartReadyReduces();
+  };
+  return hooks;
 }
 
 void StepExecutor::StartReadyReduces() {
@@ -541,54 +536,6 @@ std::vector<double> StepExecutor::ReplicaLosses() {
     for (size_t i = 0; i < sums.size(); ++i) sums[i] += theirs[i];
   }
   return sums;
-}
-
-StepExecutor::NonFinite StepExecutor::FindNonFinite(const MicroBatch& batch) {
-  // Whatever is found on the way, this rank takes its part in the forward.
-  NonFinite found;
-  const auto note = [&](NonFinite::Distance distance, const std::string& where) {
-    if (found.distance == NonFinite::kNowhere) found = {distance, where};
-  };
-  const auto check = [&](const Tensor& t, const std::string& name,
-                         NonFinite::Distance distance = NonFinite::kComputed) {
-    if (found.distance != NonFinite::kNowhere || !t || t.num_elements() == 0) return;
-    if (!AllFinite(ctx_, t)) note(distance, name);
-  };
-  const ParamStore& params = model_.params();
-  for (ParamId id = 0; id < params.num_params(); ++id) {
-    check(params.value(id), "parameter " + params.spec(id).name, NonFinite::kStored);
-  }
-  const std::vector<float>& pixels = batch.items.patches;
-  const bool is_clear =
-      std::all_of(pixels.begin(), pixels.end(), [](float value) { return std::isfinite(value); });
-  if (!is_clear) note(NonFinite::kStored, "the pixels of an item");
-  const auto check_layers = [&](const StackActivations& stack, int begin, const char* name) {
-    for (size_t i = 0; i < stack.layers.size(); ++i) {
-      const LayerActivations& a = stack.layers[i];
-      const int layer = begin + static_cast<int>(i);
-      check(a.x, fmt::format("input of {} layer {}", name, layer));
-      // What layers share is of the last of them.
-      if (a.recompute == Recompute::kFull) continue;
-      check(a.o, fmt::format("attention of {} layer {}", name, layer));
-      if (a.recompute != Recompute::kNone) continue;
-      check(a.act, fmt::format("mlp of {} layer {}", name, layer));
-    }
-  };
-  set_forward_observer([&](const ForwardView& view) {
-    if (view.llm == nullptr) {
-      check_layers(slots_.at(view.micro_batch).vision.stack, 0, "vision");
-      for (size_t k = 0; k < view.encoded->size(); ++k) {
-        check((*view.encoded)[k], fmt::format("vision feature {}", k));
-      }
-      return;
-    }
-    check_layers(view.llm->stack, model_.llm().LayersOf(view.llm->stage).begin, "llm");
-    check(view.llm->hidden, "llm final norm");
-  });
-  const double loss = Evaluate({batch})[0];
-  set_forward_observer(nullptr);
-  if (!std::isfinite(loss)) note(NonFinite::kLoss, "the logits or the loss");
-  return found;
 }
 
 }  // namespace omnitrain

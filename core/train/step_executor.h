@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/model/multimodal_model.h"
+#include "core/optim/layer_slots.h"
 #include "core/optim/sharded_adamw.h"
 #include "core/runtime/wait_meter.h"
 #include "core/train/reduce_ahead.h"
@@ -37,6 +38,7 @@ struct ReplicaGroups {
   Communicator* pipeline = nullptr;  // [pp]: this seat on every pipeline rank; with messages
   Communicator* replica = nullptr;   // all of it, for host values
   Communicator* experts = nullptr;   // the world, where replicas share experts
+  SharingGroups sharing;             // of parameters, where layers are sharded
 };
 
 /// Runs the schedule of a step on one rank: the bodies of the ops, over memory planned for this
@@ -56,7 +58,8 @@ class StepExecutor : private OpRunner {
   double Gradients(const std::vector<MicroBatch>& micro_batches, ShardedAdamW& optimizer);
 
   /// Forward passes only. Returns the loss sum of each micro-batch, whole on every rank of the
-  /// replica.  Collective over it (with experts, over their group).
+  /// replica.  Collective over it (with experts, or sharded layers, over the world: replicas then
+  /// have as many micro-batches).
   std::vector<double> Evaluate(const std::vector<MicroBatch>& micro_batches);
 
   /// Called after the forward of an encoder (llm absent) or of a stage of the LLM, while its
@@ -153,6 +156,8 @@ class StepExecutor : private OpRunner {
   void BeginOp();
   void EndOp();
 
+  /// Of a forward or backward of the LLM; is_last: nothing adds to its gradients behind it.
+  StackHooks LlmHooks(bool is_last);
   void StartReadyReduces();
   void AwaitValues(const Op& op);
   void FinishStep();
@@ -172,7 +177,8 @@ class StepExecutor : private OpRunner {
   std::map<std::pair<std::string, int>, int> last_gradient_;  // (module, stage): its micro-batch
   int num_stages_done_ = 0;  // stages of the LLM whose gradients are complete
   std::unique_ptr<ReduceAhead> reduce_ahead_;
-  const StepParams* params_ = nullptr;  // absent: gradients only
+  std::unique_ptr<LayerSlots> layer_slots_;  // absent: no layer is sharded
+  const StepParams* params_ = nullptr;       // absent: gradients only
   StepOutcome outcome_;
   LossMode loss_mode_ = LossMode::kLoss;
   std::unique_ptr<StepPlan> plan_;

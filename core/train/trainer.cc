@@ -151,7 +151,8 @@ class Trainer {
 
  private:
   void Prepare() {
-    model_.params().Allocate(ctx_.device(), ParamLayoutOf(spec_, groups_.sharing().Sizes()));
+    model_.params().Allocate(
+        ctx_.device(), ParamLayoutOf(spec_, groups_.sharing().Sizes(), groups_.sharing().Places()));
     const std::string resume = FindResume();
     if (spec_.model.hf.empty()) {
       model_.params().Initialize(spec_.run.seed, inputs_.model.text.initializer_range,

@@ -199,15 +199,16 @@ class Rank {
 
     Array d(DType::kF64, {acts[0].num_rows, D});
     std::vector<int> done, all;
-    const auto on_layer_done = [&](int layer) { done.push_back(layer); };
+    StackHooks hooks;
+    hooks.after_weight_grad = [&](int layer) { done.push_back(layer); };
     for (int i = job_.text.num_layers - 1; i >= 0; --i) all.push_back(i);
     for (int s = job_.num_stages - 1; s >= 0; --s) {
       const BackwardPart part = job_.is_split ? BackwardPart::kInput : BackwardPart::kBoth;
       const auto grads = Carve([&](Carver& c) { return llm_.CarveGradients(c, batch, s, part); });
-      llm_.Backward(ctx, acts[s], grads, part, tensors(d_features), *d, on_layer_done);
+      llm_.Backward(ctx, acts[s], grads, part, tensors(d_features), *d, hooks);
       if (!job_.is_split) continue;
       const Array before = d;
-      llm_.Backward(ctx, acts[s], grads, BackwardPart::kWeight, {}, *d, on_layer_done);
+      llm_.Backward(ctx, acts[s], grads, BackwardPart::kWeight, {}, *d, hooks);
       OT_CHECK(d == before, "a weight pass changed d");
     }
     OT_CHECK(done == all, "{} layers are done", done.size());
