@@ -21,22 +21,34 @@ Tensor PlaceOf(const ParamBucket& bucket, const Tensor& slot) {
 
 }  // namespace
 
-int SlotTurns::Find(int layer) const {
-  for (int s = 0; s < 2; ++s) {
-    if (held(s) == layer) return s;
-  }
-  return -1;
+SlotTurns::Fills SlotTurns::Begin() {
+  held_ = {-1, -1};
+  Fills fills;
+  Take(0, -1, &fills);
+  return fills;
 }
 
-int SlotTurns::Take(int layer, int staying) {
-  if (Find(layer) >= 0) return -1;
-  const int slot = held(0) == staying ? 1 : 0;
+SlotTurns::Fills SlotTurns::Use(int layer, int next) {
+  Fills fills;
+  Take(layer, -1, &fills);
+  Take(next, layer, &fills);
+  return fills;
+}
+
+void SlotTurns::Take(int layer, int staying, Fills* fills) {
+  if (layer < 0 || layer >= num_layers_ || Find(layer) >= 0) return;
+  const int slot = Find(staying) == 0 ? 1 : 0;
   held_[static_cast<size_t>(slot)] = layer;
-  return slot;
+  fills->push_back({slot, layer});
+}
+
+int SlotTurns::Find(int layer) const {
+  if (held_[0] == layer) return 0;
+  return held_[1] == layer ? 1 : -1;
 }
 
 LayerSlots::LayerSlots(Context& ctx, ParamStore& params, const SharingGroups& groups)
-    : params_(params), groups_(groups) {
+    : params_(params), groups_(groups), turns_(static_cast<int>(params.sharded_layers().size())) {
   const int64_t elements = LargestSlot(params);
   for (Slot& slot : values_) slot.memory = OwnedTensor(ctx.device(), params.dtype(), {elements});
   if (params.are_sharded_layers_trained()) {
@@ -77,40 +89,46 @@ void LayerSlots::Wait(Context& ctx, Slot* slot) {
 
 void LayerSlots::Begin(Context& ctx) {
   End(ctx);
-  if (num_layers() > 0) Gather(ctx, 0, -1);
+  Gather(ctx, turns_.Begin());
 }
 
-void LayerSlots::Gather(Context& ctx, int layer, int staying) {
-  const int s = turns_.Take(layer, staying);
-  if (s < 0) return;
-  Slot& slot = values_[static_cast<size_t>(s)];
-  Wait(ctx, &slot);
-  if (slot.layer >= 0) {
-    ForEachShared(slot.layer, [&](const ParamBucket& bucket, Communicator&) {
-      params_.BindValues(bucket, Tensor());
+void LayerSlots::Gather(Context& ctx, const SlotTurns::Fills& fills) {
+  for (const SlotTurns::Fill& fill : fills) {
+    Slot& slot = values_[static_cast<size_t>(fill.slot)];
+    Empty(ctx, &slot);
+    slot.layer = fill.layer;
+    ForEachShared(fill.layer, [&](const ParamBucket& bucket, Communicator& group) {
+      slot.calls.push_back(group.AllGather(params_.shard_values(bucket),
+                                           PlaceOf(bucket, *slot.memory), ctx.stream()));
     });
   }
-  slot.layer = layer;
-  ForEachShared(layer, [&](const ParamBucket& bucket, Communicator& group) {
-    slot.calls.push_back(
-        group.AllGather(params_.shard_values(bucket), PlaceOf(bucket, *slot.memory), ctx.stream()));
-  });
 }
 
-void LayerSlots::Use(Context& ctx, int layer, int next) {
-  Gather(ctx, layer, -1);
-  Slot& slot = values_[static_cast<size_t>(turns_.Find(layer))];
+void LayerSlots::Empty(Context& ctx, Slot* slot) {
+  Wait(ctx, slot);
+  if (slot->layer < 0) return;
+  ForEachShared(slot->layer, [&](const ParamBucket& bucket, Communicator&) {
+    params_.BindValues(bucket, Tensor());
+  });
+  slot->layer = -1;
+}
+
+void LayerSlots::Use(Context& ctx, int layer) {
+  Slot& slot = values_.at(static_cast<size_t>(turns_.Find(layer)));
   Wait(ctx, &slot);
   ForEachShared(layer, [&](const ParamBucket& bucket, Communicator&) {
     params_.BindValues(bucket, PlaceOf(bucket, *slot.memory));
   });
-  if (next >= 0 && next < num_layers()) Gather(ctx, next, layer);
 }
 
-void LayerSlots::BeforeForward(Context& ctx, int layer) { Use(ctx, layer, layer + 1); }
+void LayerSlots::BeforeForward(Context& ctx, int layer) {
+  Gather(ctx, turns_.Forward(layer));
+  Use(ctx, layer);
+}
 
 void LayerSlots::BeforeBackward(Context& ctx, int layer) {
-  Use(ctx, layer, layer - 1);
+  Gather(ctx, turns_.Backward(layer));
+  Use(ctx, layer);
   if (!params_.are_sharded_layers_trained()) return;
   Slot& slot = grads_[static_cast<size_t>(grad_turn_)];
   // The last sum of this slot, and that of the micro-batch before, whose result this one adds to.
@@ -140,15 +158,7 @@ void LayerSlots::AfterWeightGrad(Context& ctx, int layer) {
 
 void LayerSlots::End(Context& ctx) {
   for (Slot& slot : grads_) Wait(ctx, &slot);
-  for (Slot& slot : values_) {
-    Wait(ctx, &slot);
-    if (slot.layer < 0) continue;
-    ForEachShared(slot.layer, [&](const ParamBucket& bucket, Communicator&) {
-      params_.BindValues(bucket, Tensor());
-    });
-    slot.layer = -1;
-  }
-  turns_.Clear();
+  for (Slot& slot : values_) Empty(ctx, &slot);
 }
 
 }  // namespace omnitrain

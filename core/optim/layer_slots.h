@@ -9,19 +9,30 @@
 
 namespace omnitrain {
 
-/// Which layers two slots hold while a stack runs through its layers, forth and back. Pure: a run
-/// gathers as it says, and estimates count with it.
+/// Which layers two slots hold while a stack runs through its layers, forth and back: the one that
+/// runs and, ahead of its turn, the next. Pure: a run gathers as it says, and estimates count with
+/// it.
 class SlotTurns {
  public:
-  /// The slot that `layer` has to be gathered into, so that `staying` is not lost; -1: one holds
-  /// it.
-  int Take(int layer, int staying);
-  /// The slot that holds it, or -1.
+  explicit SlotTurns(int num_layers) : num_layers_(num_layers) {}
+
+  /// What has to be gathered, and where.
+  struct Fill {
+    int slot = 0, layer = 0;
+  };
+  using Fills = std::vector<Fill>;
+  /// At the start of a run slots hold nothing of use.
+  Fills Begin();
+  Fills Forward(int layer) { return Use(layer, layer + 1); }
+  Fills Backward(int layer) { return Use(layer, layer - 1); }
+  /// The slot that holds a layer, or -1.
   int Find(int layer) const;
-  int held(int slot) const { return held_[static_cast<size_t>(slot)]; }
-  void Clear() { held_ = {-1, -1}; }
 
  private:
+  Fills Use(int layer, int next);
+  void Take(int layer, int staying, Fills* fills);
+
+  int num_layers_ = 0;
   std::array<int, 2> held_ = {-1, -1};
 };
 
@@ -61,13 +72,15 @@ class LayerSlots {
     int layer = -1;  // that it holds, or is about to
     std::vector<CommHandle> calls;
   };
-  int num_layers() const { return static_cast<int>(params_.sharded_layers().size()); }
   /// The buckets of a layer that other ranks hold as well, each with its group.
   template <typename F>
   void ForEachShared(int layer, F&& f) const;
   void Wait(Context& ctx, Slot* slot);
-  void Gather(Context& ctx, int layer, int staying);
-  void Use(Context& ctx, int layer, int next);
+  void Gather(Context& ctx, const SlotTurns::Fills& fills);
+  /// Takes what a slot holds from the parameters.
+  void Empty(Context& ctx, Slot* slot);
+  /// Gives it to them.
+  void Use(Context& ctx, int layer);
 
   ParamStore& params_;
   SharingGroups groups_;

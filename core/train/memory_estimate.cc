@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/model/ring_blocks.h"
+#include "core/optim/layer_slots.h"
 #include "core/optim/sharded_adamw.h"
 #include "kernels/attention/attention.h"
 #include "kernels/cross_entropy/cross_entropy.h"
@@ -193,6 +194,7 @@ MemoryEstimate EstimateMemory(const MultimodalModel& model, const ReplicaShape& 
   m.parameters = params.value_bytes();
   m.gradients = params.grad_bytes();
   m.optimizer = ShardedAdamW::StateBytes(params, num_shards);
+  m.slots = LayerSlots::Bytes(params);
   const Estimator estimator(model, shape, device, num_threads);
   for (const PlannedStep& step : steps) estimator.Add(step, &m);
   if (device == DeviceKind::kCuda) m.scratch += kGemmWorkspaceBytes;
@@ -216,6 +218,7 @@ std::string MemoryTable(const std::vector<std::string>& columns,
   line("parameters", [](const MemoryEstimate& m) { return m.parameters; });
   line("main gradients", [](const MemoryEstimate& m) { return m.gradients; });
   line("optimizer state", [](const MemoryEstimate& m) { return m.optimizer; });
+  line("layer slots", [](const MemoryEstimate& m) { return m.slots; });
   line("activations", [](const MemoryEstimate& m) { return m.activations; });
   line("cp workspace", [](const MemoryEstimate& m) { return m.context; });
   line("expert rows", [](const MemoryEstimate& m) { return m.experts; });

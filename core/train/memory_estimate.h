@@ -13,13 +13,14 @@ struct MemoryEstimate {
   int64_t parameters = 0;
   int64_t gradients = 0;    // main gradients
   int64_t optimizer = 0;    // moments, masters, reduced gradients of the shard
+  int64_t slots = 0;        // of sharded layers, whole values and gradients
   int64_t activations = 0;  // the arena of the step's plan
   int64_t context = 0;      // workspace of attention over cp ranks
   int64_t experts = 0;      // pooled memory of sparse layers, rows evenly routed
   int64_t scratch = 0;      // of the op that takes most, and of libraries
 
   int64_t total() const {
-    return parameters + gradients + optimizer + activations + context + experts + scratch;
+    return parameters + gradients + optimizer + slots + activations + context + experts + scratch;
   }
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/model/ring_blocks.h"
+#include "core/optim/layer_slots.h"
 #include "core/train/layout_groups.h"
 
 namespace omnitrain {
@@ -10,6 +11,11 @@ namespace {
 
 SentBytes& At(RankTraffic* traffic, TrafficAxis axis) {
   return (*traffic)[static_cast<size_t>(axis)];
+}
+
+TrafficAxis AxisOf(ParamSharing sharing) {
+  return static_cast<TrafficAxis>(static_cast<int>(TrafficAxis::kSlice) +
+                                  static_cast<int>(sharing));
 }
 
 /// What a rank sends of `bytes` in an all-gather or reduce-scatter over n ranks.
@@ -36,7 +42,8 @@ class StepTraffic {
         batches_(batches),
         traffic_(*traffic),
         element_bytes_(static_cast<double>(DTypeBytes(model.params().dtype()))),
-        width_(static_cast<double>(text_.width)) {
+        width_(static_cast<double>(text_.width)),
+        turns_(static_cast<int>(model.params().sharded_layers().size())) {
     const ReplicaShape::Seat& seat = shape.seats[static_cast<size_t>(shape.seat)];
     for (const MicroBatch& batch : batches) {
       SeatRows rows;
@@ -54,6 +61,7 @@ class StepTraffic {
       }
       rows_.push_back(std::move(rows));
     }
+    Gather(turns_.Begin());
   }
 
   void Add(const Op& op) {
@@ -100,6 +108,7 @@ class StepTraffic {
   void StageForward(int stage, const SeatRows& rows) {
     const LayerRange layers = model_.llm().LayersOf(stage);
     for (int layer = layers.begin; layer < layers.end; ++layer) {
+      Gather(turns_.Forward(layer));
       const bool is_sparse = text_.IsMoeLayer(layer);
       OverTp(is_sparse ? 2 : 4, rows);  // behind each norm, behind proj and down
       OverCp(rows, false);
@@ -138,8 +147,30 @@ class StepTraffic {
       if (is_sparse) ToExperts(rows, false);
     }
     if (!makes_inputs) return;
+    for (int layer = layers.end - 1; layer >= layers.begin; --layer) {
+      Gather(turns_.Backward(layer));
+      if (model_.params().are_sharded_layers_trained()) {
+        OverHolders(layer, model_.params().grad_dtype());
+      }
+    }
     if (op.stage == place_.num_stages - 1) OverTp(1, rows);
     if (op.stage == 0 && is_trained) OverTp(1, rows);
+  }
+
+  /// Sharded layers whose values are gathered.
+  void Gather(const SlotTurns::Fills& fills) {
+    for (const SlotTurns::Fill& fill : fills) OverHolders(fill.layer, model_.params().dtype());
+  }
+
+  /// All of a sharded layer, gathered or reduced.
+  void OverHolders(int layer, DType dtype) {
+    const auto& layers = model_.params().sharded_layers();
+    if (layers.empty()) return;
+    for (const ParamBucket& bucket : layers[static_cast<size_t>(layer)].buckets) {
+      const double bytes =
+          static_cast<double>(bucket.size) * static_cast<double>(DTypeBytes(dtype));
+      Of(AxisOf(bucket.sharing)).to_next += RingShare(bytes, bucket.num_shards);
+    }
   }
 
   /// Attention of one layer (context_attention.h).
@@ -222,6 +253,7 @@ class StepTraffic {
   const std::vector<MicroBatch>& batches_;
   RankTraffic& traffic_;
   const double element_bytes_, width_;
+  SlotTurns turns_;             // of sharded layers
   std::vector<SeatRows> rows_;  // per micro-batch
 };
 
@@ -301,9 +333,9 @@ void AddParamTraffic(const ParamStore& params, const std::array<int, kNumParamSh
   const double element_bytes = static_cast<double>(DTypeBytes(params.dtype())) +
                                static_cast<double>(DTypeBytes(params.grad_dtype()));
   for (const ParamBucket& bucket : params.buckets()) {
-    const auto sharing = static_cast<size_t>(bucket.sharing);
-    (*traffic)[static_cast<size_t>(TrafficAxis::kSlice) + sharing].to_next +=
-        RingShare(static_cast<double>(bucket.size) * element_bytes, num_shards[sharing]);
+    At(traffic, AxisOf(bucket.sharing)).to_next +=
+        RingShare(static_cast<double>(bucket.size) * element_bytes,
+                  num_shards[static_cast<size_t>(bucket.sharing)]);
   }
 }
 

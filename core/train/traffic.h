@@ -46,12 +46,14 @@ struct SentBytes {
 };
 using RankTraffic = std::array<SentBytes, kNumTrafficAxes>;
 
-/// Adds what the seat shape.seat of a pipeline rank sends in a step, without parameters. `model` is
-/// placed on that pipeline rank, on any of its seats; `plan` is of these micro-batches.
+/// Adds what the seat shape.seat of a pipeline rank sends in a step, without parameters but for
+/// sharded layers, whose values are gathered and gradients reduced in each micro-batch. `model` is
+/// placed on that pipeline rank, on any of its seats, its parameters planned; `plan` is of these
+/// micro-batches.
 void AddStepTraffic(const MultimodalModel& model, const ReplicaShape& shape, const StepPlan& plan,
                     const std::vector<MicroBatch>& batches, RankTraffic* traffic);
 
-/// Adds the gradients that a rank reduces and the parameters that it hands out in a step, once
+/// Adds the gradients that a rank reduces and the parameters that it hands out once a step, when
 /// `params` is planned. Whole buckets travel, gaps included.
 void AddParamTraffic(const ParamStore& params, const std::array<int, kNumParamSharings>& num_shards,
                      RankTraffic* traffic);
