@@ -37,7 +37,7 @@ SlotTurns::Fills SlotTurns::Use(int layer, int next) {
 
 void SlotTurns::Take(int layer, int staying, Fills* fills) {
   if (layer < 0 || layer >= num_layers_ || Find(layer) >= 0) return;
-  const int slot = Find(staying) == 0 ? 1 : 0;
+  const int slot = staying >= 0 && held_[0] == staying ? 1 : 0;
   held_[static_cast<size_t>(slot)] = layer;
   fills->push_back({slot, layer});
 }

@@ -33,8 +33,7 @@ Outcome Train(Communicator& world, const SplitLayout& layout, const Outcome* who
   ShardedAdamW optimizer(split.ctx(), split.params(), split.groups(), Config());
   Outcome out;
   for (int64_t step = 1; step <= kSteps; ++step) {
-    split.FillGrads(step);
-    out.was_tied_last &= split.Reduce(&optimizer);
+    out.was_tied_last &= split.Backward(step, &optimizer);
     out.norms.push_back(optimizer.GradNorm(split.ctx(), 0.5));
     if (step == kSteps) {
       out.grads = GatherGradients(split.ctx(), optimizer, split.params(), world);
@@ -69,9 +68,12 @@ TEST_CASE("Norm, gradients and updates of a split model are those of the whole o
   for (const SplitLayout& layout :
        {SplitLayout{2, 2, 1, 2, 1}, SplitLayout{2, 2, 1, 2, 2}, SplitLayout{2, 2, 1, 4, 1},
         SplitLayout{4, 1, 1, 4, 2}, SplitLayout{1, 4, 1, 2, 2}, SplitLayout{1, 2, 2, 2, 2},
-        SplitLayout{2, 1, 2, 1, 1}, SplitLayout{2, 2, 2, 2, 1}}) {
+        SplitLayout{2, 1, 2, 1, 1}, SplitLayout{2, 2, 2, 2, 1}, SplitLayout{1, 1, 1, 1, 1, true},
+        SplitLayout{1, 2, 1, 1, 1, true}, SplitLayout{2, 2, 1, 2, 1, true},
+        SplitLayout{2, 2, 1, 4, 1, true}, SplitLayout{4, 1, 1, 4, 2, true},
+        SplitLayout{1, 4, 1, 2, 2, true}, SplitLayout{2, 4, 1, 2, 2, true}}) {
     INFO("tp=" << layout.tp << " dp=" << layout.dp << " pp=" << layout.pp << " ep=" << layout.ep
-               << " kv_heads=" << layout.kv_heads);
+               << " kv_heads=" << layout.kv_heads << " sharded=" << layout.is_sharded);
     for (const Outcome& outcome : TrainAll(layout, &whole)) {
       CHECK(outcome.sum_of_ranks == layout.world());
       CHECK(outcome.num_off == 0);

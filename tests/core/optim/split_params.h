@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/base/rng.h"
+#include "core/optim/layer_slots.h"
 #include "core/optim/sharded_adamw.h"
 #include "core/train/reduce_ahead.h"
 #include "tests/kernels/common/arrays.h"
@@ -20,6 +21,8 @@ struct SplitLayout {
   int tp = 1, dp = 1, pp = 1;
   int ep = 1;        // over the tp x dp ranks of a stage
   int kv_heads = 1;  // that share the rows of the kv projection; more tp ranks hold them twice
+  bool is_sharded = false;     // the layers; without pp
+  bool is_llm_frozen = false;  // as the encoder is
   int world() const { return tp * dp * pp; }
 };
 
@@ -42,37 +45,36 @@ class SplitParams {
     ParamStore::AllocateOptions options;
     options.dtype = dtype;
     options.num_shards = groups_.Sizes();
+    options.shard_idx = groups_.Places();
     options.frozen[static_cast<int>(ParamGroup::kVision)] = true;
+    options.frozen[static_cast<int>(ParamGroup::kLlm)] = layout.is_llm_frozen;
     options.bucket_elements = 100;
+    if (layout.is_sharded) options.sharded_stack = "llm";
     params_.Allocate(*cpu_.device, options);
+    if (layout.is_sharded) slots_ = std::make_unique<LayerSlots>(cpu_.ctx, params_, groups_);
   }
 
   Context& ctx() { return cpu_.ctx; }
   ParamStore& params() { return params_; }
+  LayerSlots& slots() { return *slots_; }
   const SharingGroups& groups() const { return groups_; }
 
-  /// Fills the gradients so that their sum over the holders is normal noise of (step, name, place).
-  void FillGrads(int64_t step) {
-    for (ParamId id = 0; id < params_.num_params(); ++id) {
-      if (params_.is_frozen(id)) continue;
-      const ParamSharing sharing = params_.spec(id).sharing;
-      const int n = groups_.SizeOf(sharing);
-      const double share = 2.0 * (groups_.RankIn(sharing) + 1) / (n * (n + 1));
-      double* grad = params_.grad(id).ptr<double>();
-      for (const StoredPiece& piece : StoredPieces(params_.spec(id))) {
-        const uint64_t stream = StreamId(piece.part->name.c_str());
-        for (const ElementRun& run : piece.runs) {
-          for (int64_t i = 0; i < run.num_elements(); ++i) {
-            *grad++ = share * RandomNormal(static_cast<uint64_t>(step), stream,
-                                           static_cast<uint64_t>(run[i]));
-          }
-        }
+  /// Makes gradients whose sum over the holders is normal noise of (step, name, place), in two
+  /// micro-batches that add up to it, and reduces them as a backward does, layer by layer. Returns
+  /// whether tied embeddings came last.
+  bool Backward(int64_t step, ShardedAdamW* optimizer) {
+    params_.ZeroGrads(ctx().stream());
+    AddGrads(step, -1, 1);
+    if (slots_) slots_->Begin(ctx());
+    for (double part : {0.25, 0.75}) {
+      for (int layer : {1, 0}) {
+        if (slots_) slots_->BeforeBackward(ctx(), layer);
+        AddGrads(step, layer, part);
+        if (slots_) slots_->AfterWeightGrad(ctx(), layer);
       }
     }
-  }
+    if (slots_) slots_->End(ctx());
 
-  /// Reduces as a backward does, layer by layer. Returns whether tied embeddings came last.
-  bool Reduce(ShardedAdamW* optimizer) {
     ReduceAhead ahead(params_);
     bool was_tied_last = true;
     const auto take = [&] {
@@ -93,21 +95,15 @@ class SplitParams {
   }
 
   /// Elements of the whole tensors that this rank holds and that differ from `whole` by more than
-  /// `bound`.
+  /// `bound`; of sharded layers all, as they come into slots. Twice, as in two micro-batches.
   int64_t NumOff(const std::map<std::string, std::vector<double>>& whole, double bound) {
-    int64_t num_off = 0;
-    for (ParamId id = 0; id < params_.num_params(); ++id) {
-      const double* value = params_.value(id).ptr<double>();
-      for (const StoredPiece& piece : StoredPieces(params_.spec(id))) {
-        const std::vector<double>& want = whole.at(piece.part->name);
-        for (const ElementRun& run : piece.runs) {
-          for (int64_t i = 0; i < run.num_elements(); ++i) {
-            const double off = std::fabs(*value++ - want[static_cast<size_t>(run[i])]);
-            if (!(off <= bound)) ++num_off;
-          }
-        }
-      }
+    int64_t num_off = NumOffIn(-1, whole, bound);
+    if (slots_) slots_->Begin(ctx());
+    for (int layer : {0, 1, 0, 1}) {
+      if (slots_) slots_->BeforeForward(ctx(), layer);
+      num_off += NumOffIn(layer, whole, bound);
     }
+    if (slots_) slots_->End(ctx());
     return num_off;
   }
 
@@ -124,6 +120,44 @@ class SplitParams {
   }
 
  private:
+  void AddGrads(int64_t step, int layer, double part) {
+    for (ParamId id = 0; id < params_.num_params(); ++id) {
+      if (params_.is_frozen(id) || LayerOfName(params_.spec(id).name, "llm") != layer) continue;
+      const ParamSharing sharing = params_.spec(id).sharing;
+      const int n = groups_.SizeOf(sharing);
+      const double share = part * 2.0 * (groups_.RankIn(sharing) + 1) / (n * (n + 1));
+      double* grad = params_.grad(id).ptr<double>();
+      for (const StoredPiece& piece : StoredPieces(params_.spec(id))) {
+        const uint64_t stream = StreamId(piece.part->name.c_str());
+        for (const ElementRun& run : piece.runs) {
+          for (int64_t i = 0; i < run.num_elements(); ++i) {
+            *grad++ += share * RandomNormal(static_cast<uint64_t>(step), stream,
+                                            static_cast<uint64_t>(run[i]));
+          }
+        }
+      }
+    }
+  }
+
+  int64_t NumOffIn(int layer, const std::map<std::string, std::vector<double>>& whole,
+                   double bound) const {
+    int64_t num_off = 0;
+    for (ParamId id = 0; id < params_.num_params(); ++id) {
+      if (LayerOfName(params_.spec(id).name, "llm") != layer) continue;
+      const double* value = params_.value(id).ptr<double>();
+      for (const StoredPiece& piece : StoredPieces(params_.spec(id))) {
+        const std::vector<double>& want = whole.at(piece.part->name);
+        for (const ElementRun& run : piece.runs) {
+          for (int64_t i = 0; i < run.num_elements(); ++i) {
+            const double off = std::fabs(*value++ - want[static_cast<size_t>(run[i])]);
+            if (!(off <= bound)) ++num_off;
+          }
+        }
+      }
+    }
+    return num_off;
+  }
+
   bool has_stage(int stage) const { return layout_.pp == 1 || pp_ == stage; }
   // Ranks of the tp axis that hold the same kv head.
   int tp_per_head() const { return std::max(1, layout_.tp / layout_.kv_heads); }
@@ -209,6 +243,7 @@ class SplitParams {
   std::vector<std::unique_ptr<Communicator>> owned_groups_;
   SharingGroups groups_;
   ParamStore params_;
+  std::unique_ptr<LayerSlots> slots_;  // of sharded layers
 };
 
 }  // namespace omnitrain

@@ -224,5 +224,26 @@ TEST_CASE("what is not built yet is refused, not ignored") {
         "train.recompute: selective needs a backward in one piece, which zero_bubble splits");
 }
 
+TEST_CASE("layers are sharded without a pipeline only") {
+  const auto refusal = [](const std::vector<std::string>& sets) {
+    return Refusal([&] { RefuseUnsupported(ParseJobSpec({}, sets)); });
+  };
+  CHECK(refusal({"parallel.llm.zero_stage=3"}) == "nothing was refused");
+  CHECK(refusal({"parallel.llm.zero_stage=1", "parallel.llm.pp=2"}) == "nothing was refused");
+  CHECK(refusal({"parallel.llm.zero_stage=2"}) ==
+        "parallel.llm.zero_stage: only 1 or 3 is supported by this version");
+  CHECK(refusal({"parallel.llm.zero_stage=3", "parallel.llm.pp=2"}) ==
+        "parallel.llm.zero_stage: 3 needs pp=1, which is 2");
+  CHECK(refusal({"parallel.llm.zero_stage=3", "parallel.llm.schedule=zero_bubble"}) ==
+        "parallel.llm.zero_stage: 3 needs a backward in one piece, which schedule zero_bubble "
+        "splits");
+  CHECK(refusal({"parallel.llm.zero_stge=3"}) ==
+        "--set parallel.llm.zero_stge=3: unknown key 'parallel.llm.zero_stge'; did you mean "
+        "'parallel.llm.zero_stage'?");
+  CHECK(refusal({"parallel.llm.zero_stage=0"}) ==
+        "--set parallel.llm.zero_stage=0: parallel.llm.zero_stage: 0 is out of range; expected 1 "
+        ".. 3");
+}
+
 }  // namespace
 }  // namespace omnitrain

@@ -96,5 +96,42 @@ TEST_CASE("Experts are read as transformers keeps them and as hub files have the
   CHECK(Contains(MessageOf([&] { Load(mixed.path(), specs()); }), down));
 }
 
+TEST_CASE("Of a sharded layer a rank reads its shard, whatever it cuts through") {
+  const std::string up = "layers.0.mlp.experts.gate_up_proj", q = "layers.0.q", k = "layers.0.k";
+  TemporaryDirectory dir;
+  WriteModel(dir.path(), {{up, {3, 6, 10}}, {q, {7, 5}}, {k, {3, 5}}});  // experts as hub files
+  const auto specs = [&] {
+    std::vector<ParamSpec> all = {Spec({3, 10, 6}, {{up, 0, 3, {3, 10, 6}}}),
+                                  Spec({10, 5}, {{q, 0, 7, {7, 5}}, {k, 7, 3, {3, 5}}})};
+    all[0].name = "llm.layers.0.experts";
+    all[1].name = "llm.layers.0.qkv";
+    return all;
+  };
+  const std::vector<Values> whole = Load(dir.path(), specs());
+  CHECK(whole[0][1] == 10);  // turned
+  std::vector<Values> joined(2);
+  for (int rank = 0; rank < 3; ++rank) {
+    CpuContext cpu(1);
+    ParamStore params;
+    for (ParamSpec& spec : specs()) params.Add(std::move(spec));
+    ParamStore::AllocateOptions options;
+    options.dtype = DType::kF64;
+    options.sharded_stack = "llm";
+    options.num_shards.fill(3);
+    options.shard_idx.fill(rank);
+    params.Allocate(*cpu.device, options);
+    CHECK(LoadParams(cpu.ctx, HfDirectory::Open(dir.path()), params).size() == 3);
+    for (ParamId id = 0; id < 2; ++id) {
+      const ParamStore::Kept kept = params.kept(id);
+      if (!kept.values) continue;
+      CHECK(kept.begin == static_cast<int64_t>(joined[static_cast<size_t>(id)].size()));
+      const double* value = kept.values.ptr<double>();
+      joined[static_cast<size_t>(id)].insert(joined[static_cast<size_t>(id)].end(), value,
+                                             value + kept.values.num_elements());
+    }
+  }
+  CHECK(joined == whole);
+}
+
 }  // namespace
 }  // namespace omnitrain

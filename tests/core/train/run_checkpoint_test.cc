@@ -27,8 +27,7 @@ std::string SaveTrained(const std::string& run, const SplitLayout& layout, DType
     split.params().Initialize(5, 0.3, split.ctx().stream());
     ShardedAdamW optimizer(split.ctx(), split.params(), split.groups(), AdamWConfig());
     if (dtype == DType::kF64) {
-      split.FillGrads(1);
-      split.Reduce(&optimizer);
+      split.Backward(1, &optimizer);
       optimizer.Update(split.ctx(), 1, 0.01, 0.5, optimizer.GradNorm(split.ctx(), 0.5));
       optimizer.FinishGather(split.ctx());
     }
@@ -82,9 +81,10 @@ std::map<std::string, std::string> Contents(const std::string& path) {
   return contents;
 }
 
-// tp, dp, pp, ep, kv_heads.
-const std::vector<SplitLayout> kLayouts = {{1, 1, 1, 1, 1}, {2, 2, 1, 2, 1}, {4, 1, 1, 4, 2},
-                                           {1, 4, 1, 2, 1}, {1, 2, 2, 1, 2}, {2, 1, 2, 2, 2}};
+// tp, dp, pp, ep, kv_heads, is_sharded.
+const std::vector<SplitLayout> kLayouts = {
+    {1, 1, 1, 1, 1}, {2, 2, 1, 2, 1}, {4, 1, 1, 4, 2},       {1, 4, 1, 2, 1},
+    {1, 2, 2, 1, 2}, {2, 1, 2, 2, 2}, {2, 2, 1, 2, 1, true}, {1, 3, 1, 1, 2, true}};
 
 TEST_CASE("What one layout saves any other restores, bit for bit") {
   for (DType dtype : {DType::kF64, DType::kBF16}) {
@@ -94,10 +94,25 @@ TEST_CASE("What one layout saves any other restores, bit for bit") {
       const auto want = Contents(path);
       CHECK(want.size() == 3 * 17 + 2);
       for (const SplitLayout& restored : kLayouts) {
-        INFO("tp=" << saved.tp << " dp=" << saved.dp << " pp=" << saved.pp
-                   << " -> tp=" << restored.tp << " dp=" << restored.dp << " pp=" << restored.pp);
+        INFO("tp=" << saved.tp << " dp=" << saved.dp << " pp=" << saved.pp << " sharded="
+                   << saved.is_sharded << " -> tp=" << restored.tp << " dp=" << restored.dp
+                   << " pp=" << restored.pp << " sharded=" << restored.is_sharded);
         CHECK(Contents(SaveRestored(path, run / "restored", restored, dtype)) == want);
       }
+    }
+  }
+}
+
+TEST_CASE("Frozen layers are saved once, whole or by their shards") {
+  const std::vector<SplitLayout> layouts = {
+      {1, 1, 1, 1, 1, false, true}, {2, 2, 1, 2, 1, true, true}, {1, 3, 1, 1, 1, true, true}};
+  for (const SplitLayout& saved : layouts) {
+    TemporaryDirectory run;
+    const std::string path = SaveTrained(run / "saved", saved, DType::kF64);
+    const auto want = Contents(path);
+    CHECK(want.size() == 17 + 2);
+    for (const SplitLayout& restored : layouts) {
+      CHECK(Contents(SaveRestored(path, run / "restored", restored, DType::kF64)) == want);
     }
   }
 }

@@ -23,9 +23,10 @@ SentBytes& Of(RankTraffic& traffic, TrafficAxis axis) { return traffic[static_ca
 
 /// What one seat of a tiny model in f32 sends in a step of one micro-batch.
 RankTraffic StepOf(const ModelConfig& config, const LlmPlace& place, const ReplicaShape& shape,
-                   const std::vector<MicroBatch>& batches, bool is_frozen = false) {
+                   const std::vector<MicroBatch>& batches, bool is_frozen = false,
+                   const ParamStore::AllocateOptions& layout = {}) {
   MultimodalModel model(config, place);
-  ParamStore::AllocateOptions options;
+  ParamStore::AllocateOptions options = layout;
   options.frozen[static_cast<int>(ParamGroup::kLlm)] = is_frozen;
   model.params().Plan(options);
   const StepPlan plan = PlanStep(
@@ -112,6 +113,33 @@ TEST_CASE("Parameters: gradients are reduced and values gathered, a bucket at a 
   AddParamTraffic(params, options.num_shards, &traffic);
   CHECK(Of(traffic, TrafficAxis::kSlice).to_next == 128.0 / 2 * (4 + 2));
   CHECK(Of(traffic, TrafficAxis::kWhole).to_next == 0);
+}
+
+TEST_CASE("Sharded layers: values are gathered as slots need them, gradients summed each time") {
+  ModelConfig config = TinyModel(false);
+  config.text.num_layers = 3;
+  const std::vector<MicroBatch> batches = {EightRows(config, false), EightRows(config, true)};
+  ParamStore::AllocateOptions layout;
+  layout.dtype = DType::kBF16;
+  layout.sharded_stack = "llm";
+  layout.num_shards = {2, 4, 1, 1, 1};
+  // qkv [64, 12], proj [12, 32], up [20, 12], down [12, 10], in pieces of 64.
+  const double slice = 768 + 384 + 256 + 128;
+  // Two norms over D, one over the heads of q and of k: 4 * 64, already a multiple of 4 * 64.
+  const double whole = 4 * 64;
+  // Forth 0 1 2, back 0; then 2 and 0 again, as layer 1 stays.
+  const double gathers = (4 + 2) * 2, sums = 2 * 3 * 4;
+  const RankTraffic trained = StepOf(config, {}, {}, batches, false, layout);
+  CHECK(Of(trained, TrafficAxis::kSlice).to_next == slice / 2 * (gathers + sums));
+  CHECK(Of(trained, TrafficAxis::kWhole).to_next == whole * 3 / 4 * (gathers + sums));
+  const RankTraffic frozen = StepOf(config, {}, {}, batches, true, layout);
+  CHECK(Of(frozen, TrafficAxis::kSlice).to_next == slice / 2 * gathers);
+  // Embedding, head and norm go once a step, as without; layers do not.
+  MultimodalModel model(config);
+  model.params().Plan(layout);
+  RankTraffic rest;
+  AddParamTraffic(model.params(), layout.num_shards, &rest);
+  CHECK(Of(rest, TrafficAxis::kSlice).to_next == 2 * 448.0 / 2 * (4 + 2));  // of [37, 12]
 }
 
 TEST_CASE("tp: four gathers and sums a layer forward, six backward, four of a frozen one") {
