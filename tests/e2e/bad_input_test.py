@@ -26,6 +26,10 @@ case(w.train("data.sources.0.path=/nowhere"), 2, "data.sources", "/nowhere")
 case(w.train("parallel.llm.tp=2"), 2, "parallel.llm", "world of 1 ranks", "tp*cp*pp = 2*1*1")
 case(w.train("parallel.llm.tp=3", ranks=3), 2, "parallel.llm.tp: 4 query heads do not split over tp=3")
 case(w.train("precision=bf16"), 2, "bf16")
+case(w.train("parallel.llm.zero_stge=3"), 2, "parallel.llm.zero_stge", "parallel.llm.zero_stage")
+case(w.train("parallel.llm.zero_stage=2"), 2, "parallel.llm.zero_stage", "1 or 3")
+for other in ("pp=2", "schedule=zero_bubble"):
+    case(w.train("parallel.llm.zero_stage=3", "parallel.llm." + other, ranks=2), 2, "parallel.llm.zero_stage: 3 needs")
 case(w.train("parallel.llm.dp=3", ranks=2), 2, "parallel.llm.dp", "2 ranks")
 case(run(["train", w.path("missing.yaml")]), 2, "missing.yaml")
 
@@ -111,7 +115,7 @@ case(broken("shape", reshape), 4, "model.language_model.norm.weight", "[2, 16]",
 case(broken("name", rename), 4, "model.visual.merger.norm.weight")
 case(broken("nan", poison), 5, "step 1", "llm.layers.1.down")
 # One rank of a replica has it; the others look with it.
-for degrees in ("tp=2", "pp=2", "cp=2"):
+for degrees in ("tp=2", "pp=2", "cp=2", "zero_stage=3"):
     split = broken("nan-" + degrees, poison, "parallel.llm." + degrees, "runtime.timeout_s=20", ranks=2)
     case(split, 5, "step 1", "llm.layers.1.down")
 diverged = w.train(f"run.out={w.dir}/explode", "optim.lr=1.0e+200", "optim.warmup_steps=0", "optim.clip=0", "run.steps=6")

@@ -46,8 +46,12 @@ LAYOUTS = [
     ("zero_bubble", 2, ["parallel.llm.pp=2", "parallel.llm.schedule=zero_bubble", NARROW]),
     ("vpp", 2, ["parallel.llm.pp=2", "parallel.llm.vpp=2", NARROW]),
     ("tp_cp_pp", 8, ["parallel.llm.tp=2", "parallel.llm.cp=2", "parallel.llm.pp=2", "precision=fp32", NARROW]),
+    ("sharded", 2, ["parallel.llm.zero_stage=3", NARROW]),
+    ("sharded_fp32", 4, ["parallel.llm.zero_stage=3", "parallel.llm.tp=2", "precision=fp32", NARROW]),
+    ("sharded_frozen", 2, ["parallel.llm.zero_stage=3", "train.llm.freeze=true", NARROW]),
     ("experts", 1, EXPERTS),
     ("ep", 2, EXPERTS + ["parallel.llm.ep=2"]),
+    ("sharded_ep", 4, EXPERTS + ["parallel.llm.zero_stage=3", "parallel.llm.ep=2", NARROW]),
     ("ep_pp", 4, EXPERTS + ["parallel.llm.ep=2", "parallel.llm.pp=2", NARROW]),
 ]
 
@@ -81,6 +85,20 @@ def across(result):
 expect(across(apart)["tp"] == "0" and across(apart)["pp"] == "100", f"tp in a node, pp between: {across(apart)}", apart)
 expect(set(across(together).values()) == {"0"}, f"nothing leaves the only node: {across(together)}", together)
 
+# Sharded layers: less is held, their slots are told, and values travel in each micro-batch.
+whole, sharded = (check(8, WIDE + [f"parallel.llm.zero_stage={stage}", NARROW], "--ranks-per-node", "4") for stage in (1, 3))
+for told in (whole, sharded):
+    expect(told.code == 0, "check of 8 ranks", told)
+expect(expected_bytes(sharded.out) < expected_bytes(whole.out), "sharded layers are smaller", sharded)
+expect("  layer slots" in sharded.out and "layer slots" not in whole.out, "slots are told", sharded)
+
+
+def sent(result, axis):
+    return float(re.search(rf"^  {re.escape(axis)} .*", result.out, re.M).group(0).split()[-4])
+
+
+expect(sent(sharded, "slices (dp*cp)") > 1.2 * sent(whole, "slices (dp*cp)"), "and more is sent", sharded)
+
 # Recomputation, as a device of that size would choose.
 small, large = check(1, WIDE, "--device-gib", "0.05"), check(1, WIDE, "--device-gib", "80")
 expect("recomputation: full in the first" in small.out and "do not fit" in small.out, "a small device", small)
@@ -91,7 +109,8 @@ for ranks, sets, words in [(3, ["parallel.llm.tp=3"], ["parallel.llm.tp", "8 que
                            (5, ["parallel.llm.pp=5"], ["parallel.llm.pp", "4 layers"]),
                            (2, ["parallel.llm.pp=2", "parallel.llm.stage_layers=[2, 3]"], ["stage_layers", "5 layers"]),
                            (3, ["parallel.llm.cp=3", "parallel.llm.cp_method=ulysses"], ["parallel.llm.cp", "cp=3"]),
-                           (2, ["parallel.llm.ep=2"], ["parallel.llm.ep", "no layer"])]:
+                           (2, ["parallel.llm.ep=2"], ["parallel.llm.ep", "no layer"]),
+                           (2, ["parallel.llm.pp=2", "parallel.llm.zero_stage=3"], ["parallel.llm.zero_stage: 3 needs pp=1"])]:
     refused = check(ranks, WIDE + sets + ["data.image.min_pixels=7"])
     expect_error(refused, 2, *words)
     expect(refused.out == "", "nothing was printed", refused)

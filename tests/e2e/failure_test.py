@@ -26,7 +26,8 @@ def ranks_of(out):
 for name, signal_number, layout in (("stopped-pp", signal.SIGSTOP, ["parallel.llm.pp=2"]),
                                     ("stopped-tp", signal.SIGSTOP, ["parallel.llm.tp=2"]),
                                     ("killed-pp", signal.SIGKILL, ["parallel.llm.pp=2"]),
-                                    ("killed-cp", signal.SIGKILL, ["parallel.llm.cp=2"])):
+                                    ("killed-cp", signal.SIGKILL, ["parallel.llm.cp=2"]),
+                                    ("stopped-sharded", signal.SIGSTOP, ["parallel.llm.zero_stage=3"])):
     out = w.path(name)
     args = ["train", w.path("job.yaml"), "--set", "run.out=" + out, "--set", "run.steps=1000000", "--set", "checkpoint.every=0",
             "--set", f"runtime.timeout_s={TIMEOUT_S}", "--set", "optim.lr=1e-6"]

@@ -130,23 +130,28 @@ def layout_parity(family, ranks, comm, layouts, precision="fp32"):
 
 if "layouts" in parts:
     layout_parity("qwen3_vl", 8, "mpi", ["tp=2 cp=2 pp=2", "tp=2 dp=2 pp=2 vpp=2", "pp=4 dp=2 schedule=zero_bubble",
-                                         "tp=4 cp=2 cp_method=ring", "cp=4 dp=2 cp_method=ulysses", "tp=2 cp=4"])
+                                         "tp=4 cp=2 cp_method=ring", "cp=4 dp=2 cp_method=ulysses", "tp=2 cp=4",
+                                         "zero_stage=3", "tp=2 cp=2 dp=2 zero_stage=3"])
     layout_parity("qwen2_5_vl", 8, "mpi", ["tp=2 cp=2 dp=2", "tp=4 pp=2"])
     layout_parity("qwen2_vl", 8, "mpi", ["tp=2 cp=2 pp=2"])
-    layout_parity("qwen3_vl_moe", 8, "mpi", ["ep=8", "tp=2 pp=2 ep=4", "cp=2 ep=2 tp=2"])
-    layout_parity("qwen3_vl", 4, "mpi", ["tp=2 cp=2", "cp=4 cp_method=ring", "pp=2 tp=2"], precision="bf16")
+    layout_parity("qwen3_vl_moe", 8, "mpi", ["ep=8", "tp=2 pp=2 ep=4", "cp=2 ep=2 tp=2", "ep=4 tp=2 zero_stage=3"])
+    layout_parity("qwen3_vl", 4, "mpi", ["tp=2 cp=2", "cp=4 cp_method=ring", "pp=2 tp=2", "cp=2 zero_stage=3"], precision="bf16")
     layout_parity("qwen3_vl_moe", 4, "mpi", ["ep=4", "tp=2 ep=2"], precision="bf16")
 
 if "nccl" in parts:
-    two_ranks = ["tp=2", "pp=2", "pp=2 vpp=2", "pp=2 schedule=zero_bubble", "cp=2 cp_method=ring", "cp=2 cp_method=ulysses", "dp=2"]
+    two_ranks = ["tp=2", "pp=2", "pp=2 vpp=2", "pp=2 schedule=zero_bubble", "cp=2 cp_method=ring", "cp=2 cp_method=ulysses",
+                 "zero_stage=3", "tp=2 zero_stage=3", "dp=2"]
     layout_parity("qwen3_vl", 2, "nccl", two_ranks)
-    layout_parity("qwen3_vl_moe", 2, "nccl", ["ep=2", "tp=2 ep=2"])
-    layout_parity("qwen3_vl", 2, "nccl", two_ranks[:6], precision="bf16")
+    layout_parity("qwen3_vl_moe", 2, "nccl", ["ep=2", "tp=2 ep=2", "ep=2 zero_stage=3"])
+    layout_parity("qwen3_vl", 2, "nccl", two_ranks[:-1], precision="bf16")
     one = w.train(out("one-nccl"), CUDA, FP32)
     two = w.train(out("nccl2"), CUDA, FP32, "runtime.comm=nccl", ranks=2)
     check(two.code == 0 and close(two.losses(), one.losses(), 1e-4), "2 ranks on 2 GPUs (nccl): the curve of one rank", two)
     same = w.train(out("nccl2-b"), CUDA, FP32, "runtime.comm=nccl", ranks=2)
     check(same.losses() == two.losses(), "2 ranks over nccl twice: equal losses", same)
+    sharded, again = (w.train(out(name), CUDA, FP32, "runtime.comm=nccl", "parallel.llm.zero_stage=3", ranks=2) for name in ("nccl3", "nccl3-b"))
+    check(sharded.code == 0 and close(sharded.losses(), one.losses(), 1e-4), "2 ranks over nccl, layers sharded: the curve of one rank", sharded)
+    check(again.losses() == sharded.losses(), "and twice: equal losses", again)
     # A rank that stops must not leave the others waiting for ever.
     job = start(["train", w.path("job.yaml"), "--set", out("stopped"), "--set", CUDA, "--set", FP32, "--set", "run.steps=1000000", "--set",
                  "runtime.comm=nccl", "--set", "runtime.timeout_s=5"], ranks=2)

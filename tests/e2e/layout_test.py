@@ -45,7 +45,8 @@ for ranks, sets, words in ((3, ["parallel.llm.tp=3"], ["parallel.llm.tp", "4 que
                            (2, ["parallel.llm.tp=4"], ["world of 2 ranks", "4"]),
                            (8, ["parallel.llm.pp=8"], ["parallel.llm.pp", "4 layers"]),
                            (2, ["parallel.llm.pp=2", "parallel.encoder.placement=joint"], ["placement"]),
-                           (2, ["parallel.llm.ep=2"], ["parallel.llm.ep"])):
+                           (2, ["parallel.llm.ep=2"], ["parallel.llm.ep"]),
+                           (2, ["parallel.llm.zero_stage=3", "parallel.llm.pp=2"], ["parallel.llm.zero_stage: 3 needs pp=1"])):
     args = ["parity", "--model", f"{GOLDEN}/model", "--batch", f"{GOLDEN}/batch.safetensors"]
     for one in sets:
         args += ["--set", one]

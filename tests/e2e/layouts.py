@@ -53,10 +53,10 @@ def layouts(shape, world, recomputes=("auto",)):
             for vpp, schedule in [(1, "auto"), (1, "zero_bubble")] + [(v, "auto") for v in range(2, shape.layers + 1)]:
                 if pp * vpp > shape.layers or (pp == 1 and (vpp > 1 or schedule != "auto")):
                     continue
-                # A split backward recomputes nothing.
-                for recompute in recomputes if schedule == "auto" else ("none",):
+                # A split backward recomputes nothing, and layers are sharded without a pipeline only.
+                for recompute, stage in itertools.product(recomputes if schedule == "auto" else ("none",), (1, 3) if pp == 1 else (1,)):
                     found.append({"tp": tp, "cp": cp, "dp": dp, "pp": pp, "vpp": vpp, "ep": ep, "cp_method": method,
-                                  "schedule": schedule, "recompute": recompute})
+                                  "schedule": schedule, "recompute": recompute, "zero_stage": stage})
     return found
 
 

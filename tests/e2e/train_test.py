@@ -75,6 +75,39 @@ for step, layout in enumerate(("pp=2", "tp=2", "tp=2 pp=2", "cp=2 dp=2", "pp=2 s
     for later in range(step + 2, 7):
         shutil.rmtree(w.path(f"moving/checkpoints/step-{later:08}"))
 
+# Sharded layers: equal bits twice, the curve of one rank; checkpoints of either kind go on as the other.
+sharded = [f"run.out={w.dir}/sharded", "parallel.llm.zero_stage=3"]
+one = w.train(*sharded, ranks=2)
+expect(one.code == 0 and close(one.losses(), base.losses(), 1e-9), "sharded layers give the same curve", one)
+saved = checkpoint_bytes(w.path("sharded/checkpoints/step-00000006"))
+shutil.rmtree(w.path("sharded"))
+again = w.train(*sharded, ranks=2)
+expect(again.losses() == one.losses() and checkpoint_bytes(w.path("sharded/checkpoints/step-00000006")) == saved, "sharded layers twice: equal bits", again)
+shutil.rmtree(w.path("sharded/checkpoints/step-00000006"))
+resumed = w.train(*sharded, ranks=2)
+expect(resumed.losses() == one.losses()[3:] and checkpoint_bytes(w.path("sharded/checkpoints/step-00000006")) == saved, "sharded and resumed: equal bits", resumed)
+got = exported_weights("sharded")
+expect(all(close(got[k], want[k], 1e-6) for k in want), "sharded layers export the same weights")
+for step, stage in enumerate((1, 3, 1)):
+    result = w.train(f"run.out={w.dir}/stages", "checkpoint.every=1", "checkpoint.keep_last=0", f"parallel.llm.zero_stage={stage}", ranks=2)
+    expect(result.code == 0 and close(result.losses(), base.losses()[step:], 1e-9), f"stage {stage} goes on from the other", result)
+    for later in range(step + 2, 7):
+        shutil.rmtree(w.path(f"stages/checkpoints/step-{later:08}"))
+
+# Small micro-batches, of which some ranks have fewer; frozen layers; and all that follows a run.
+ends = ["eval.sources=[{path: " + w.path("data") + ", prompts: [Say.]}]", "eval.every=3", "eval.captions=2", "eval.sight.pairs=5",
+        "checkpoint.hf_export=true", "batch.samples=7", "batch.micro_batch_tokens=64"]
+for name, module in (("trained", "vision.lr_scale=1"), ("frozen", "llm.freeze=true")):
+    one, three = (w.train(*ends, f"run.out={w.dir}/{name}{stage}", f"parallel.llm.zero_stage={stage}", "train." + module, ranks=ranks)
+                  for stage, ranks in ((1, 0), (3, 3)))
+    expect(one.code == 0 and three.code == 0 and close(three.losses(), one.losses(), 1e-9), f"{name} and sharded: the curve of one rank", three)
+    first, last = one.records("end")[0], three.records("end")[0]
+    expect(close([last["eval"]["loss"]], [first["eval"]["loss"]], 1e-9), f"{name} and sharded: the loss of held-out data", three)
+    expect(close(list(last["sight"]["nats_per_byte"].values()), list(first["sight"]["nats_per_byte"].values()), 1e-9), f"{name} and sharded: sight", three)
+    expect(last["captions"] == first["captions"] and len(last["captions"]) == 2, f"{name} and sharded: captions", three)
+    weights = [read_safetensors(w.path(f"{name}{stage}/hf/model.safetensors")) for stage in (1, 3)]
+    expect(weights[0][0] == weights[1][0], f"{name} and sharded: exported names", three)
+
 # Frozen and slower modules.
 frozen = w.train(f"run.out={w.dir}/frozen", "train.vision.freeze=true", "train.projector.freeze=true", "checkpoint.hf_export=true")
 expect(frozen.code == 0, "frozen encoder", frozen)

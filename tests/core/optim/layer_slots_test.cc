@@ -116,6 +116,27 @@ TEST_CASE("Values are gathered anew in each run: shards change between them") {
   });
 }
 
+TEST_CASE("A layer that follows itself adds to the sum that is under way") {
+  InProcessWorld(2).Run([](Communicator& world) {
+    SplitParams split(world, {1, 2, 1, 1, 1, true}, DType::kF64);
+    ParamStore& params = split.params();
+    const ParamId id = IdOf(params, "llm.layers.0.up.weight");
+    split.slots().Begin(split.ctx());
+    for (int micro_batch = 0; micro_batch < 3; ++micro_batch) {
+      split.slots().BeforeBackward(split.ctx(), 0);
+      double* grad = params.grad(id).ptr<double>();
+      for (int64_t i = 0; i < params.grad(id).num_elements(); ++i) grad[i] += 1;
+      split.slots().AfterWeightGrad(split.ctx(), 0);
+    }
+    split.slots().End(split.ctx());
+    const ParamBucket& bucket = params.sharded_layers()[0].buckets[1];
+    OT_CHECK(bucket.params[0] == id, "the class of matrices");
+    const double* sum = params.shard_grads(bucket).ptr<double>();
+    // Its 160 elements are in the first of two shards of 192.
+    OT_CHECK(sum[0] == (world.rank() == 0 ? 6 : 0), "sum {}", sum[0]);
+  });
+}
+
 TEST_CASE("Memory: shards of each rank, and slots for what is shared") {
   // Of a layer 10 + 80 + 8 + 40 + 60 + 60 elements in pieces of 64, by class: matrices 128 + 64 +
   // 64, the norm 64, kv 64, experts 64.
