@@ -137,6 +137,59 @@ TEST_CASE("A layer that follows itself adds to the sum that is under way") {
   });
 }
 
+/// As late as a transport may be: a call reads its input when it is waited for.
+class LateCommunicator : public Communicator {
+ public:
+  explicit LateCommunicator(Communicator& other)
+      : Communicator(other.name(), other.ranks(), other.rank(), other.timeout()), other_(other) {}
+  std::unique_ptr<Communicator> NewGroup(const std::string&, const std::vector<int>&) override {
+    return nullptr;
+  }
+
+ protected:
+  std::unique_ptr<PendingComm> Start(CommCall call, Stream&) override {
+    return std::make_unique<PendingLate>(other_, std::move(call));
+  }
+
+ private:
+  class PendingLate : public PendingComm {
+   public:
+    PendingLate(Communicator& other, CommCall call) : other_(other), call_(std::move(call)) {}
+    void Wait(Stream& stream) override { StartOn(other_, call_, stream)->Wait(stream); }
+
+   private:
+    Communicator& other_;
+    CommCall call_;
+  };
+  Communicator& other_;
+};
+
+TEST_CASE("Nothing is written into a slot while its sum is under way") {
+  InProcessWorld(2).Run([](Communicator& world) {
+    SplitParams split(world, {1, 2, 1, 1, 1, true}, DType::kF64);
+    ParamStore& params = split.params();
+    params.Initialize(5, 0.3, split.ctx().stream());
+    LateCommunicator late(*split.groups().of_class[0]);
+    SharingGroups groups = split.groups();
+    groups.of_class.fill(&late);
+    LayerSlots slots(split.ctx(), params, groups);
+    slots.Begin(split.ctx());
+    // The second sum of layer 0 takes the slot of layer 1.
+    for (int layer : {1, 0, 0}) {
+      slots.BeforeBackward(split.ctx(), layer);
+      const ParamId id = IdOf(params, fmt::format("llm.layers.{}.up.weight", layer));
+      *params.grad(id).ptr<double>() += layer == 1 ? 1 : 10;
+      slots.AfterWeightGrad(split.ctx(), layer);
+    }
+    slots.End(split.ctx());
+    const auto first = [&](size_t layer) {
+      return *params.shard_grads(params.sharded_layers()[layer].buckets[1]).ptr<double>();
+    };
+    OT_CHECK(world.rank() == 1 || (first(1) == 2 && first(0) == 40), "sums {} and {}", first(1),
+             first(0));
+  });
+}
+
 TEST_CASE("Memory: shards of each rank, and slots for what is shared") {
   // Of a layer 10 + 80 + 8 + 40 + 60 + 60 elements in pieces of 64, by class: matrices 128 + 64 +
   // 64, the norm 64, kv 64, experts 64.
