@@ -30,7 +30,7 @@ class ReduceAhead {
   void Mark(ParamId id);
 
   const ParamStore& params_;
-  std::vector<int> bucket_of_;  // per parameter; -1: frozen
+  std::vector<int> bucket_of_;  // per parameter; -1: frozen, or of a sharded layer
   std::vector<bool> is_marked_;
   std::vector<int> num_waiting_;  // per bucket: parameters not marked yet
   int next_ = -1;
