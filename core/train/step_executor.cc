@@ -98,6 +98,11 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
   trace_.clear();
   receives_.clear();
   position_ = 0;
+  const size_t num_ops = plan_->schedule->ranks[static_cast<size_t>(groups_.shape.pp_rank)].size();
+  while (is_profiling_ && op_begins_.size() < num_ops) {
+    op_begins_.push_back(ctx_.device().NewEvent());
+    op_ends_.push_back(ctx_.device().NewEvent());
+  }
   if (layer_slots_) layer_slots_->Begin(ctx_);  // beside the encoder
   ExecuteOptions options;
   options.on_span = [this](const OpSpan& span) { trace_.push_back(span); };
@@ -109,10 +114,6 @@ void StepExecutor::RunSchedule(const std::vector<MicroBatch>& batches, ScheduleP
 
 void StepExecutor::BeginOp() {
   if (!is_profiling_) return;
-  while (static_cast<int>(op_begins_.size()) <= position_) {
-    op_begins_.push_back(ctx_.device().NewEvent());
-    op_ends_.push_back(ctx_.device().NewEvent());
-  }
   op_begins_[static_cast<size_t>(position_)]->Record(ctx_.stream());
 }
 
