@@ -80,6 +80,10 @@ void AddNormCases(std::vector<OpCase>* cases) {
   cases->push_back(RmsNormCase("T=131 D=256", {131, 256}, 0, kSet));
   cases->push_back(RmsNormCase("T=9 H=3 K=16 strided", {9, 3, 16}, 16, kSet));
   cases->push_back(RmsNormCase("T=3 H=2 K=5 sum", {3, 2, 5}, 3, kSum));
+  cases->push_back(RmsNormCase("T=4321 D=24 sum", {4321, 24}, 0, kSum));
+  for (const int64_t width : {520, 1032, 4104}) {
+    cases->push_back(RmsNormCase(fmt::format("T=3 D={}", width), {3, width}, 0, kSet));
+  }
   cases->push_back(Bench(RmsNormCase("T=2048 D=256", {2048, 256}, 0, kSet)));
   cases->push_back(Bench(RmsNormCase("T=2048 D=2048", {2048, 2048}, 0, kSet)));
   cases->push_back(Bench(RmsNormCase("T=2048 H=16 K=128", {2048, 16, 128}, 2048, kSet)));
@@ -87,6 +91,9 @@ void AddNormCases(std::vector<OpCase>* cases) {
     cases->push_back(Bench(RmsNormCase(fmt::format("T=8192 D={}", width), {8192, width}, 0, kSet),
                            BenchOn::kGpu));
   }
+  cases->push_back(
+      Bench(RmsNormCase("T=8192 H=32 K=128", {8192, 32, 128}, 0, kSet), BenchOn::kGpu));
+  cases->push_back(Bench(RmsNormCase("T=8192 D=3584 sum", {8192, 3584}, 0, kSum), BenchOn::kGpu));
 
   cases->push_back(LayerNormCase("T=1 D=2", 1, 2, 0, kSet));
   cases->back().f32_abs = 1e-6;  // dx is almost 0
@@ -94,9 +101,16 @@ void AddNormCases(std::vector<OpCase>* cases) {
   cases->push_back(LayerNormCase("T=5 D=7 sum", 5, 7, 0, kSum));
   cases->push_back(LayerNormCase("T=37 D=67 strided", 37, 67, 5, kSet));
   cases->push_back(LayerNormCase("T=131 D=256", 131, 256, 0, kSet));
+  cases->push_back(LayerNormCase("T=4321 D=24 sum", 4321, 24, 0, kSum));
+  cases->push_back(LayerNormCase("T=700 D=2052", 700, 2052, 0, kSet));
   cases->push_back(Bench(LayerNormCase("T=2048 D=256", 2048, 256, 0, kSet)));
   cases->push_back(Bench(LayerNormCase("T=2048 D=1152", 2048, 1152, 0, kSet)));
-  cases->push_back(Bench(LayerNormCase("T=16384 D=1280", 16384, 1280, 0, kSet), BenchOn::kGpu));
+  for (const Write write : {kSet, kSum}) {
+    const char* suffix = write == kSum ? " sum" : "";
+    cases->push_back(
+        Bench(LayerNormCase(fmt::format("T=16384 D=1280{}", suffix), 16384, 1280, 0, write),
+              BenchOn::kGpu));
+  }
 }
 
 }  // namespace omnitrain

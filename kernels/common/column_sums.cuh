@@ -10,12 +10,13 @@ namespace omnitrain::cuda {
 
 struct ColumnSumBlocks {
   static constexpr int kColumns = 32, kRowsAtOnce = 8;
-  /// Enough blocks to fill a GPU where the matrix is narrow.
-  static constexpr int64_t kRowsPerBlock = 256, kMaxBlocks = 64;
 
-  static int64_t Count(int64_t rows) {
-    const int64_t wanted = CeilDiv(rows, kRowsPerBlock);
-    return wanted < kMaxBlocks ? wanted : kMaxBlocks;
+  /// Of rows, beside `column_blocks` of columns: enough to fill a GPU where the matrix is narrow.
+  static int64_t Count(int64_t rows, int64_t column_blocks) {
+    const bool is_narrow = column_blocks <= 2;
+    const int64_t rows_per_block = is_narrow ? 64 : 256, most = is_narrow ? 256 : 64;
+    const int64_t wanted = CeilDiv(rows, rows_per_block);
+    return wanted < most ? wanted : most;
   }
 };
 
@@ -62,15 +63,28 @@ template <int K>
 struct ColumnSumTargets {
   float* to[K];
 };
+constexpr int kPartialGroups = 8;
 template <int K>
-__global__ void AddPartialColumnSumsKernel(const float* partial, int64_t num_blocks, int64_t width,
-                                           ColumnSumTargets<K> targets) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= K * width) return;
+__global__ void __launch_bounds__(ColumnSumBlocks::kColumns* kPartialGroups)
+    AddPartialColumnSumsKernel(const float* partial, int64_t num_blocks, int64_t width,
+                               ColumnSumTargets<K> targets) {
+  __shared__ float sums[kPartialGroups][ColumnSumBlocks::kColumns];
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * ColumnSumBlocks::kColumns + threadIdx.x;
+  float sum = 0;
+  if (i < K * width) {
+#pragma unroll 8
+    for (int64_t b = threadIdx.y; b < num_blocks; b += kPartialGroups) {
+      sum += partial[b * K * width + i];
+    }
+  }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || i >= K * width) return;
   float* to = targets.to[i / width];
   if (to == nullptr) return;
   float total = 0;
-  for (int64_t b = 0; b < num_blocks; ++b) total += partial[b * K * width + i];
+#pragma unroll
+  for (int g = 0; g < kPartialGroups; ++g) total += sums[g][threadIdx.x];
   to[i % width] += total;
 }
 
@@ -81,19 +95,18 @@ void AddColumnSums(Context& ctx, const F& f, int64_t rows, int64_t width,
                    const ColumnSumTargets<K>& targets) {
   if (rows == 0 || width == 0) return;
   using Blocks = ColumnSumBlocks;
-  const int64_t num_blocks = Blocks::Count(rows);
+  const int64_t column_blocks = CeilDiv(width, Blocks::kColumns * N);
+  const int64_t num_blocks = Blocks::Count(rows, column_blocks);
   auto* partial =
       static_cast<float*>(ctx.Scratch(static_cast<size_t>(num_blocks * K * width) * sizeof(float)));
-  const dim3 grid(static_cast<unsigned>(CeilDiv(width, Blocks::kColumns * N)),
-                  static_cast<unsigned>(num_blocks));
+  const dim3 grid(static_cast<unsigned>(column_blocks), static_cast<unsigned>(num_blocks));
   PartialColumnSumsKernel<K, N>
       <<<grid, dim3(Blocks::kColumns, Blocks::kRowsAtOnce), 0, StreamOf(ctx)>>>(f, rows, width,
                                                                                 partial);
   CheckLaunch("PartialColumnSumsKernel");
-  constexpr int kThreads = 128;
-  AddPartialColumnSumsKernel<K>
-      <<<static_cast<unsigned>(CeilDiv(K * width, kThreads)), kThreads, 0, StreamOf(ctx)>>>(
-          partial, num_blocks, width, targets);
+  AddPartialColumnSumsKernel<K><<<static_cast<unsigned>(CeilDiv(K * width, Blocks::kColumns)),
+                                  dim3(Blocks::kColumns, kPartialGroups), 0, StreamOf(ctx)>>>(
+      partial, num_blocks, width, targets);
   CheckLaunch("AddPartialColumnSumsKernel");
 }
 

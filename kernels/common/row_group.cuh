@@ -32,11 +32,19 @@ int PackOf(const Tensor& t) {
   return PackWidth<T>(t.data, t.row_stride, t.shape[t.shape.rank() - 1]);
 }
 
+/// The widest row that a warp takes: it has no barrier to wait at, but all of a row's loads to
+/// itself. Tuned on an H200, bf16: a LayerNorm forward of 16384 x 1280 takes 46 us by warps and 73
+/// by blocks, an RMSNorm forward of 8192 x 3584 91 and 52.
+constexpr int64_t kWidestOfWarp = 2048;
+
+/// By how much loops over a row are unrolled: a block has other warps to hide its loads.
+template <int kLanes>
+constexpr int kLoadsAhead = kLanes == 32 ? 4 : 1;
+
 /// Calls f(std::integral_constant lanes) with a warp for narrow rows and a block for wide ones.
 template <typename F>
-void DispatchLanes(int64_t width, F&& f) {
-  constexpr int64_t kWidestOfWarp = 1024;
-  if (width <= kWidestOfWarp) {
+void DispatchLanes(int64_t width, int64_t widest_of_warp, F&& f) {
+  if (width <= widest_of_warp) {
     f(std::integral_constant<int, 32>());
   } else {
     f(std::integral_constant<int, kRowThreads>());

@@ -17,6 +17,7 @@ __global__ void __launch_bounds__(kRowThreads)
   T* to = y[row];
   const int64_t width = x.width;
   float sum = 0;
+#pragma unroll kLoadsAhead < kLanes>
   for (int64_t j = lane * N; j < width; j += kLanes * N) {
     const auto p = *reinterpret_cast<const Pack<T, N>*>(from + j);
 #pragma unroll
@@ -24,6 +25,7 @@ __global__ void __launch_bounds__(kRowThreads)
   }
   const float mean = RowSum<kLanes>(sum) / static_cast<float>(width);
   float squares = 0;
+#pragma unroll kLoadsAhead < kLanes>
   for (int64_t j = lane * N; j < width; j += kLanes * N) {
     const auto p = *reinterpret_cast<const Pack<T, N>*>(from + j);
 #pragma unroll
@@ -37,6 +39,7 @@ __global__ void __launch_bounds__(kRowThreads)
     mean_out[row] = mean;
     rstd_out[row] = r;
   }
+#pragma unroll kLoadsAhead < kLanes>
   for (int64_t j = lane * N; j < width; j += kLanes * N) {
     const auto p = *reinterpret_cast<const Pack<T, N>*>(from + j);
     const auto scale = *reinterpret_cast<const Pack<T, N>*>(w + j);
@@ -122,7 +125,7 @@ void LayerNormForward(Context& ctx, const Tensor& x, const Tensor& w, const Tens
   DispatchCompute(x.dtype, [&](auto scalar) {
     using T = decltype(scalar);
     DispatchPack<T>({PackOf<T>(x), PackOf<T>(w), PackOf<T>(b), PackOf<T>(y)}, [&](auto pack) {
-      DispatchLanes(width, [&](auto lanes) {
+      DispatchLanes(width, kWidestOfWarp, [&](auto lanes) {
         constexpr int kLanes = decltype(lanes)::value;
         ForwardKernel<T, decltype(pack)::value, kLanes>
             <<<NumRowBlocks<kLanes>(rows), kRowThreads, 0, StreamOf(ctx)>>>(
@@ -152,7 +155,7 @@ void LayerNormBackward(Context& ctx, const Tensor& dy, const Tensor& x, const Te
                                               Data<float>(mean), Data<float>(rstd)},
                                 rows, width, targets);
       }
-      DispatchLanes(width, [&](auto lanes) {
+      DispatchLanes(width, kWidestOfWarp / 2, [&](auto lanes) {
         constexpr int kLanes = decltype(lanes)::value;
         InputGradKernel<T, kPack, kLanes>
             <<<NumRowBlocks<kLanes>(rows), kRowThreads, 0, StreamOf(ctx)>>>(

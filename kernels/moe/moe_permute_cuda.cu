@@ -202,7 +202,7 @@ void MoeCombineBackward(Context& ctx, const Tensor& sorted, const Tensor& row_of
   DispatchCompute(dy.dtype, [&](auto scalar) {
     using T = decltype(scalar);
     DispatchPack<T>({PackOf<T>(sorted), PackOf<T>(dy), PackOf<T>(d_sorted)}, [&](auto pack) {
-      DispatchLanes(width, [&](auto lanes) {
+      DispatchLanes(width, kWidestOfWarp, [&](auto lanes) {
         constexpr int kLanes = decltype(lanes)::value;
         CombineBackwardKernel<T, decltype(pack)::value, kLanes>
             <<<NumRowBlocks<kLanes>(num_pairs), kRowThreads, 0, StreamOf(ctx)>>>(

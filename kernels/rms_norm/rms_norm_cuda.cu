@@ -17,6 +17,7 @@ __global__ void __launch_bounds__(kRowThreads)
   T* to = y[row];
   const int64_t width = x.width;
   float sum = 0;
+#pragma unroll kLoadsAhead < kLanes>
   for (int64_t j = lane * N; j < width; j += kLanes * N) {
     const auto p = *reinterpret_cast<const Pack<T, N>*>(from + j);
 #pragma unroll
@@ -24,6 +25,7 @@ __global__ void __launch_bounds__(kRowThreads)
   }
   const float r = 1 / sqrtf(RowSum<kLanes>(sum) / static_cast<float>(width) + eps);
   if (lane == 0) rstd[row] = r;
+#pragma unroll kLoadsAhead < kLanes>
   for (int64_t j = lane * N; j < width; j += kLanes * N) {
     const auto p = *reinterpret_cast<const Pack<T, N>*>(from + j);
     const auto q = *reinterpret_cast<const Pack<T, N>*>(w + j);
@@ -99,7 +101,7 @@ void RmsNormForward(Context& ctx, const Tensor& x, const Tensor& w, double eps, 
   DispatchCompute(x.dtype, [&](auto scalar) {
     using T = decltype(scalar);
     DispatchPack<T>({PackOf<T>(x), PackOf<T>(w), PackOf<T>(y)}, [&](auto pack) {
-      DispatchLanes(width, [&](auto lanes) {
+      DispatchLanes(width, kWidestOfWarp, [&](auto lanes) {
         constexpr int kLanes = decltype(lanes)::value;
         ForwardKernel<T, decltype(pack)::value, kLanes>
             <<<NumRowBlocks<kLanes>(rows), kRowThreads, 0, StreamOf(ctx)>>>(
@@ -125,7 +127,7 @@ void RmsNormBackward(Context& ctx, const Tensor& dy, const Tensor& x, const Tens
             ctx, WeightGrad<T>{RowsOf<const T>(dy), RowsOf<const T>(x), Data<float>(rstd)}, rows,
             width, ColumnSumTargets<1>{{Data<float>(dw)}});
       }
-      DispatchLanes(width, [&](auto lanes) {
+      DispatchLanes(width, kWidestOfWarp / 2, [&](auto lanes) {
         constexpr int kLanes = decltype(lanes)::value;
         InputGradKernel<T, kPack, kLanes>
             <<<NumRowBlocks<kLanes>(rows), kRowThreads, 0, StreamOf(ctx)>>>(
