@@ -28,10 +28,11 @@ const char* ParamGroupName(ParamGroup group) {
 
 DType MainGradDType(DType compute) { return compute == DType::kF64 ? DType::kF64 : DType::kF32; }
 
-int LayerOfName(const std::string& name, const std::string& stack) {
-  const std::string prefix = stack + ".layers.";
-  if (name.compare(0, prefix.size(), prefix) != 0) return -1;
-  return std::stoi(name.substr(prefix.size()));
+std::pair<std::string, int> LayerOfName(const std::string& name) {
+  const std::string word = ".layers.";
+  const size_t at = name.find(word);
+  if (at == std::string::npos) return {"", -1};
+  return {name.substr(0, at), std::stoi(name.substr(at + word.size()))};
 }
 
 std::vector<StoredPiece> StoredPieces(const ParamSpec& spec, int64_t begin, int64_t end) {
@@ -108,9 +109,8 @@ void ParamStore::Plan(const AllocateOptions& options) {
   open.fill(-1);
   for (ParamId id = 0; id < num_params(); ++id) {
     const int64_t elements = RoundUp(specs_[id].shape.num_elements(), kAlignElements);
-    if (!options.sharded_stack.empty()) {
-      layer_of_[id] = LayerOfName(specs_[id].name, options.sharded_stack);
-    }
+    const auto [stack, layer] = LayerOfName(specs_[id].name);
+    if (!stack.empty() && stack == options.sharded_stack) layer_of_[id] = layer;
     if (is_sharded(id)) {
       PlanSharded(id, layer_of_[id]);
       continue;

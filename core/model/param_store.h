@@ -2,6 +2,7 @@
 
 #include <array>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/runtime/device.h"
@@ -185,8 +186,9 @@ class ParamStore {
   OwnedTensor flat_values_, flat_grads_, frozen_values_, shard_values_, shard_grads_;
 };
 
-/// The layer of `stack` that a parameter's name ("llm.layers.3.qkv.weight") says, or -1.
-int LayerOfName(const std::string& name, const std::string& stack);
+/// The stack and layer that a parameter's name says: "llm.layers.3.qkv.weight" is of {"llm", 3}.
+/// {"", -1}: of no layer.
+std::pair<std::string, int> LayerOfName(const std::string& name);
 
 /// The main-gradient dtype that goes with a compute dtype.
 DType MainGradDType(DType compute);

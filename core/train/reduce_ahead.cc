@@ -9,6 +9,9 @@ ReduceAhead::ReduceAhead(const ParamStore& params)
       bucket_of_[static_cast<size_t>(id)] = static_cast<int>(b);
     }
   }
+  for (ParamId id = 0; id < params.num_params(); ++id) {
+    layers_[LayerOfName(params.spec(id).name)].push_back(id);
+  }
   Begin();
 }
 
@@ -29,10 +32,7 @@ void ReduceAhead::Mark(ParamId id) {
 }
 
 void ReduceAhead::MarkLayer(const std::string& stack, int layer) {
-  const std::string prefix = fmt::format("{}.layers.{}.", stack, layer);
-  for (ParamId id = 0; id < params_.num_params(); ++id) {
-    if (params_.spec(id).name.compare(0, prefix.size(), prefix) == 0) Mark(id);
-  }
+  for (ParamId id : layers_[{stack, layer}]) Mark(id);
 }
 
 void ReduceAhead::MarkGroup(ParamGroup group) {

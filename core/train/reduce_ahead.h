@@ -1,5 +1,8 @@
 #pragma once
 
+#include <map>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "core/model/param_store.h"
@@ -30,6 +33,7 @@ class ReduceAhead {
   void Mark(ParamId id);
 
   const ParamStore& params_;
+  std::map<std::pair<std::string, int>, std::vector<ParamId>> layers_;  // by LayerOfName
   std::vector<int> bucket_of_;  // per parameter; -1: frozen, or of a sharded layer
   std::vector<bool> is_marked_;
   std::vector<int> num_waiting_;  // per bucket: parameters not marked yet

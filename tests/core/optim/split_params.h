@@ -122,7 +122,7 @@ class SplitParams {
  private:
   void AddGrads(int64_t step, int layer, double part) {
     for (ParamId id = 0; id < params_.num_params(); ++id) {
-      if (params_.is_frozen(id) || LayerOfName(params_.spec(id).name, "llm") != layer) continue;
+      if (params_.is_frozen(id) || LayerOfName(params_.spec(id).name).second != layer) continue;
       const ParamSharing sharing = params_.spec(id).sharing;
       const int n = groups_.SizeOf(sharing);
       const double share = part * 2.0 * (groups_.RankIn(sharing) + 1) / (n * (n + 1));
@@ -143,7 +143,7 @@ class SplitParams {
                    double bound) const {
     int64_t num_off = 0;
     for (ParamId id = 0; id < params_.num_params(); ++id) {
-      if (LayerOfName(params_.spec(id).name, "llm") != layer) continue;
+      if (LayerOfName(params_.spec(id).name).second != layer) continue;
       const double* value = params_.value(id).ptr<double>();
       for (const StoredPiece& piece : StoredPieces(params_.spec(id))) {
         const std::vector<double>& want = whole.at(piece.part->name);

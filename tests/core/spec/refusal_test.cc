@@ -14,8 +14,9 @@ std::string Refusal(F&& f) {
   } catch (const Error& e) {
     CHECK(e.code() == ErrorCode::kSpec);
     std::string message = e.what();
-    for (size_t at; (at = message.find("/tmp/omnitrain-spec-")) != std::string::npos;) {
-      message.erase(at, message.find('/', at + 20) + 1 - at);
+    const std::string root = TempFilesRoot() + "/";
+    for (size_t at; (at = message.find(root)) != std::string::npos;) {
+      message.erase(at, message.find('/', at + root.size()) + 1 - at);
     }
     return message;
   }
@@ -102,7 +103,7 @@ TEST_CASE("values out of range") {
 }
 
 TEST_CASE("broken files") {
-  CHECK(Refusal([] { LoadJobSpec({"/tmp/omnitrain-spec-none/job.yaml"}, {}); }) ==
+  CHECK(Refusal([] { LoadJobSpec({TempFilesRoot() + "/none/job.yaml"}, {}); }) ==
         "job.yaml: cannot open: No such file or directory");
   CHECK(RefusalOf("optim: {lr: [}\n").find("job.yaml:5: not valid YAML: ") == 0);
   CHECK(RefusalOf("---\nrun: {}\n") == "job.yaml: holds 2 YAML documents, expected one");

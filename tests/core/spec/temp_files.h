@@ -1,17 +1,24 @@
 #pragma once
 
-#include <stdlib.h>
-
+#include <filesystem>
 #include <string>
 
 #include "core/base/json.h"
+#include "tests/support/temporary_directory.h"
 
 namespace omnitrain {
 
-/// A new file `name` with `text`, in a folder of its own; returns the path.
+/// Where WriteTempFile puts its folders.
+inline const std::string& TempFilesRoot() {
+  static const TemporaryDirectory root;
+  return root.path();
+}
+
+/// A new file `name` with `text`, in a folder of its own until the test ends; returns the path.
 inline std::string WriteTempFile(const std::string& name, const std::string& text) {
-  std::string folder = "/tmp/omnitrain-spec-XXXXXX";
-  if (mkdtemp(folder.data()) == nullptr) Fail(ErrorCode::kInternal, "mkdtemp failed");
+  static int num_files = 0;
+  const std::string folder = TempFilesRoot() + "/" + std::to_string(num_files++);
+  std::filesystem::create_directory(folder);
   const std::string path = folder + "/" + name;
   WriteFileAtomically(path, text, ErrorCode::kInternal);
   return path;
